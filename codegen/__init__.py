@@ -1,0 +1,1 @@
+"""The protoc plugin and the message layout it computes."""

@@ -1,0 +1,3 @@
+__version__: str
+
+def stats() -> dict[str, int]: ...

@@ -1,0 +1,83 @@
+/* zerohop._native: the call path, thin over libzerohop. This file is the module itself. */
+#include <Python.h>
+
+#include "zerohop/api.h"
+#include "zerohop/stats.h"
+
+/*
+ * The module is built for the stable ABI of 3.11, whose headers do not have this slot (3.12 added
+ * it) and whose interpreter refuses slots it does not know. So it is given by number, and only
+ * where the interpreter that runs us knows it.
+ */
+#define SLOT_MULTIPLE_INTERPRETERS 3
+#define MULTIPLE_INTERPRETERS_NOT_SUPPORTED ((void *)0)
+
+static PyObject *native_stats(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    (void)self;
+    struct zh_stats_snapshot now;
+    zh_stats_read(&now);
+    PyObject *dict = PyDict_New();
+    if (dict == NULL)
+        return NULL;
+    const struct {
+        const char *name;
+        uint64_t value;
+    } items[] = {
+#define X(name, field) {#field, now.field},
+        ZH_STATS(X)
+#undef X
+    };
+    for (size_t i = 0; i < sizeof items / sizeof *items; i++) {
+        PyObject *value = PyLong_FromUnsignedLongLong(items[i].value);
+        if (value == NULL || PyDict_SetItemString(dict, items[i].name, value) < 0) {
+            Py_XDECREF(value);
+            Py_DECREF(dict);
+            return NULL;
+        }
+        Py_DECREF(value);
+    }
+    return dict;
+}
+
+static int native_exec(PyObject *module)
+{
+    if (PyInterpreterState_GetID(PyInterpreterState_Get()) != 0) {
+        PyErr_SetString(PyExc_ImportError,
+                        "zerohop does not support sub-interpreters: its links and arenas belong to "
+                        "the process; import it in the main interpreter");
+        return -1;
+    }
+    return PyModule_AddStringConstant(module, "__version__", zh_version());
+}
+
+static PyMethodDef native_methods[] = {
+    {"stats", native_stats, METH_NOARGS,
+     PyDoc_STR("stats()\n--\n\nThe counters of this process, by name.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyModuleDef_Slot native_slots[] = {
+    {Py_mod_exec, (void *)native_exec},
+    {0, NULL}, /* from 3.12 on: SLOT_MULTIPLE_INTERPRETERS */
+    {0, NULL},
+};
+
+static PyModuleDef native_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "zerohop._native",
+    .m_doc = PyDoc_STR("The call path, in C."),
+    .m_size = 0,
+    .m_methods = native_methods,
+    .m_slots = native_slots,
+};
+
+PyMODINIT_FUNC PyInit__native(void);
+PyMODINIT_FUNC PyInit__native(void)
+{
+    if (Py_Version >= 0x030C0000) {
+        native_slots[1].slot = SLOT_MULTIPLE_INTERPRETERS;
+        native_slots[1].value = MULTIPLE_INTERPRETERS_NOT_SUPPORTED;
+    }
+    return PyModuleDef_Init(&native_module);
+}

@@ -1,0 +1,1 @@
+"""The transport: shared memory inside a node, byte streams between nodes."""

@@ -1,4 +1,4 @@
-"""An RPC transport with gRPC's interfaces: shared memory inside a node, the way chosen by itself."""
+"""An RPC transport with gRPC's interfaces; inside a node, over shared memory."""
 
 from zerohop._native import __version__, stats
 

@@ -1,4 +1,4 @@
-"""Write the C source of ``zerohop.transport._shm``: what is not hot, bound through cffi (API mode)."""
+"""Write the C source of ``zerohop.transport._shm``: what is not hot, through cffi (API mode)."""
 
 import sys
 

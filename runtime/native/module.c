@@ -64,7 +64,7 @@ static PyModuleDef_Slot native_slots[] = {
 };
 
 static PyModuleDef native_module = {
-    PyModuleDef_HEAD_INIT,
+    .m_base = PyModuleDef_HEAD_INIT,
     .m_name = "zerohop._native",
     .m_doc = PyDoc_STR("The call path, in C."),
     .m_size = 0,

@@ -12,13 +12,14 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-MESON_BUILD_FILES := meson.build meson_options.txt $(shell find transport codegen runtime tests -name meson.build)
-SOURCES := pyproject.toml README.md LICENSE $(MESON_BUILD_FILES) \
-	$(shell find transport codegen runtime proto -type f \
-		\( -name '*.[ch]' -o -name '*.py' -o -name '*.pyi' -o -name '*.proto' -o -name py.typed \))
-C_FILES := $(shell find transport runtime tests samples -type f -name '*.[ch]')
+# What the installed package is made of; any of them newer than the last build is a reason to build.
+SOURCES := pyproject.toml README.md LICENSE meson.build meson_options.txt \
+	$(shell find $(wildcard transport codegen runtime proto) -type f \
+		\( -name '*.[ch]' -o -name '*.py' -o -name '*.pyi' -o -name '*.proto' -o -name py.typed \
+		-o -name meson.build \))
+C_FILES := $(shell find $(wildcard transport runtime tests samples) -type f -name '*.[ch]')
 PIP_INSTALL := pip install --quiet --no-build-isolation --no-deps --force-reinstall \
-	-Cbuild-dir=build/py -Csetup-args=-Dwerror=true
+	-Cbuild-dir=build/py -Csetup-args=-Dwerror=true $(addprefix -Csetup-args=,$(MESON_ARGS))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -27,6 +28,7 @@ PIP_INSTALL := pip install --quiet --no-build-isolation --no-deps --force-reinst
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 	@echo "  PYTHON=...         the Python >= 3.11 to make .venv with (default: python3)"
+	@echo "  MESON_ARGS=...     more options for the build of the package, as in MESON_ARGS=-Dfailpoints=true"
 	@echo "  PYTEST_ARGS=...    more arguments for pytest, as in PYTEST_ARGS='-k stats -x'"
 
 # --- set-up ---------------------------------------------------------------------------------------
@@ -82,7 +84,7 @@ bench: install ## zerohop bench (BENCH_ARGS=...)
 # --- tests ----------------------------------------------------------------------------------------
 
 # The C tests run twice: plain, and under the address and undefined-behaviour sanitizers.
-C_TEST_OPTIONS := -Dpython_ext=false -Dtests=true -Dwerror=true
+C_TEST_OPTIONS := -Dpython_ext=false -Dtests=true -Dfailpoints=true -Dwerror=true
 
 build/plain/build.ninja: | $(VENV)/requirements.txt
 	@rm -rf build/plain
@@ -125,7 +127,7 @@ format: $(VENV)/requirements.txt ## Rewrite sources in the project's style
 
 clean: ## Remove what was built; .venv stays
 	rm -rf build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
-	find transport codegen runtime tests samples .ci -name __pycache__ -prune -exec rm -rf {} +
+	find $(wildcard transport codegen runtime tests samples) .ci -name __pycache__ -prune -exec rm -rf {} +
 
 distclean: clean ## Remove .venv too
 	rm -rf $(VENV)

@@ -54,6 +54,7 @@ $(VENV)/pyvenv.cfg: | $(STAMPS)/debian
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "zerohop needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) --version 2>&1). Set PYTHON=." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
+	@pip install --quiet 'pip>=23.1' # Debian 12's does not know -C
 
 # What pyproject.toml asks for to build and to develop; pip runs only where that list has changed.
 $(VENV)/requirements.txt: pyproject.toml $(VENV)/pyvenv.cfg

@@ -1,0 +1,55 @@
+/*
+ * The ledger: what this process has lent on one link, in private memory. Not thread-safe by itself;
+ * the link's mutex guards it.
+ */
+#ifndef ZEROHOP_LEDGER_H
+#define ZEROHOP_LEDGER_H
+
+#include <stdint.h>
+
+#include "zerohop/api.h"
+#include "zerohop/arena.h"
+
+#define ZH_LOANS 1024u /* loans open at once on a link; the return ring has an entry for each */
+
+struct zh_loan {
+    uint32_t id;         /* index into the ledger */
+    uint32_t generation; /* guards against returns that come twice or late */
+};
+
+struct zh_ledger_entry {
+    uint32_t generation; /* odd while lent */
+    uint32_t next_free;
+    uint32_t segment;
+    uint32_t page;
+    uint64_t bytes;
+    uint64_t tag; /* the caller's: who lent it (ZEROHOP_TRACE_LOANS) */
+};
+
+struct zh_ledger {
+    struct zh_arena *arena;
+    uint64_t lent_bytes;
+    uint64_t limit_bytes;
+    uint32_t open;
+    uint32_t free_head;
+    struct zh_ledger_entry entries[ZH_LOANS];
+};
+
+/* `limit` bounds the bytes lent at once. */
+ZH_API void zh_ledger_init(struct zh_ledger *ledger, struct zh_arena *arena, uint64_t limit);
+
+/*
+ * Enter a block into the ledger; the ledger takes over the caller's reference. A single loan larger
+ * than the limit is allowed when nothing else is lent, so that a big message can travel at all.
+ * Returns 0, -ENOBUFS (no entry free) or -EDQUOT (limit of the link).
+ */
+ZH_API int zh_ledger_lend(struct zh_ledger *ledger, const struct zh_block *block, uint64_t tag,
+                          struct zh_loan *loan);
+
+/* Take a loan back. -EPROTO when it is unknown or was returned before: close the link. */
+ZH_API int zh_ledger_return(struct zh_ledger *ledger, struct zh_loan loan);
+
+/* Take everything back: the peer is dead. Returns how many loans that were. */
+ZH_API uint32_t zh_ledger_reclaim(struct zh_ledger *ledger);
+
+#endif

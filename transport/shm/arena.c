@@ -1,0 +1,393 @@
+/*
+ * Arenas. Each segment is divided into runs of pages, free or used; boundary tags in private memory
+ * let a freed run join its neighbours in constant time, and free runs hang in lists by the power of
+ * two of their length, last freed first, so that warm pages are used again.
+ */
+#include "zerohop/arena.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "memory.h"
+#include "zerohop/fork.h"
+
+#define BINS 32
+#define NONE UINT32_MAX
+#define FREE_BIT 0x80000000u
+
+struct arena_segment {
+    struct zh_segment memory;
+    uint32_t id;
+    uint32_t pages;
+    uint32_t used_pages;
+    uint32_t bins_filled;  /* bit b: bins[b] is not empty */
+    uint32_t bins[BINS];   /* first free run of 2^b to 2^(b+1)-1 pages */
+    uint32_t *tag;         /* at the first and the last page of a run: its length, | FREE_BIT */
+    uint32_t *refs;        /* at the first page of a used run: references; 0 elsewhere */
+    uint32_t *next, *prev; /* at the first page of a free run: its list */
+};
+
+struct zh_arena {
+    pthread_mutex_t lock; /* guards all but growing; held for microseconds */
+    pthread_mutex_t grow; /* one thread commits memory at a time; taken before `lock` */
+    uint64_t limit;
+    uint64_t committed;
+    uint64_t used;
+    uint32_t next_id;
+    uint32_t count;
+    struct arena_segment *segments[ZH_ARENA_SEGMENTS];
+};
+
+static uint32_t log2_floor(uint32_t n)
+{
+    return 31u - (uint32_t)__builtin_clz(n);
+}
+
+static void run_insert(struct arena_segment *s, uint32_t page, uint32_t pages)
+{
+    uint32_t bin = log2_floor(pages);
+
+    s->tag[page] = pages | FREE_BIT;
+    s->tag[page + pages - 1] = pages | FREE_BIT;
+    s->prev[page] = NONE;
+    s->next[page] = s->bins[bin];
+    if (s->bins[bin] != NONE)
+        s->prev[s->bins[bin]] = page;
+    s->bins[bin] = page;
+    s->bins_filled |= 1u << bin;
+}
+
+static void run_remove(struct arena_segment *s, uint32_t page, uint32_t pages)
+{
+    uint32_t bin = log2_floor(pages);
+
+    if (s->prev[page] != NONE)
+        s->next[s->prev[page]] = s->next[page];
+    else
+        s->bins[bin] = s->next[page];
+    if (s->next[page] != NONE)
+        s->prev[s->next[page]] = s->prev[page];
+    if (s->bins[bin] == NONE)
+        s->bins_filled &= ~(1u << bin);
+}
+
+/* Take `pages` pages out of a segment; NONE when no run is long enough. */
+static uint32_t segment_take(struct arena_segment *s, uint32_t pages)
+{
+    uint32_t bin = log2_floor(pages);
+    uint32_t page = NONE;
+
+    if (s->pages - s->used_pages < pages)
+        return NONE;
+    for (uint32_t p = s->bins[bin]; p != NONE; p = s->next[p]) {
+        if ((s->tag[p] & ~FREE_BIT) >= pages) {
+            page = p;
+            break;
+        }
+    }
+    if (page == NONE && bin + 1 < BINS) {
+        uint32_t larger = s->bins_filled & ~((2u << bin) - 1);
+        if (larger == 0)
+            return NONE;
+        page = s->bins[__builtin_ctz(larger)];
+    }
+    if (page == NONE)
+        return NONE;
+
+    uint32_t length = s->tag[page] & ~FREE_BIT;
+    run_remove(s, page, length);
+    if (length > pages)
+        run_insert(s, page + pages, length - pages);
+    s->tag[page] = pages;
+    s->tag[page + pages - 1] = pages;
+    s->refs[page] = 1;
+    s->used_pages += pages;
+    return page;
+}
+
+static void segment_give(struct arena_segment *s, uint32_t page)
+{
+    uint32_t pages = s->tag[page];
+
+    s->used_pages -= pages;
+    if (page > 0 && (s->tag[page - 1] & FREE_BIT) != 0) {
+        uint32_t before = s->tag[page - 1] & ~FREE_BIT;
+        run_remove(s, page - before, before);
+        page -= before;
+        pages += before;
+    }
+    if (page + pages < s->pages && (s->tag[page + pages] & FREE_BIT) != 0) {
+        uint32_t after = s->tag[page + pages] & ~FREE_BIT;
+        run_remove(s, page + pages, after);
+        pages += after;
+    }
+    run_insert(s, page, pages);
+}
+
+static void segment_free(struct arena_segment *s)
+{
+    if (s == NULL)
+        return;
+    zh_segment_destroy(&s->memory);
+    free(s->tag);
+    free(s);
+}
+
+static struct arena_segment *segment_new(size_t size, int *error)
+{
+    struct arena_segment *s = calloc(1, sizeof(*s));
+    uint32_t pages = (uint32_t)(size / ZH_PAGE);
+
+    *error = -ENOMEM;
+    if (s == NULL)
+        return NULL;
+    s->memory.fd = -1;
+    s->tag = calloc((size_t)pages * 4, sizeof(uint32_t));
+    if (s->tag != NULL)
+        *error = zh_segment_create(&s->memory, "zerohop-arena", size);
+    if (*error != 0) {
+        segment_free(s);
+        return NULL;
+    }
+    s->refs = s->tag + pages;
+    s->next = s->refs + pages;
+    s->prev = s->next + pages;
+    s->pages = pages;
+    memset(s->bins, 0xff, sizeof(s->bins));
+    run_insert(s, 0, pages);
+    return s;
+}
+
+static struct arena_segment *find(struct zh_arena *arena, uint32_t id, uint32_t *index)
+{
+    for (uint32_t i = 0; i < arena->count; i++) {
+        if (arena->segments[i]->id == id) {
+            if (index != NULL)
+                *index = i;
+            return arena->segments[i];
+        }
+    }
+    return NULL;
+}
+
+uint64_t zh_arena_default_limit(void)
+{
+    uint64_t available = zh_memory_available();
+    uint64_t limit = (uint64_t)1 << 30;
+    if (available != UINT64_MAX && available / 8 < limit)
+        limit = available / 8;
+    return limit;
+}
+
+struct zh_arena *zh_arena_create(uint64_t limit)
+{
+    struct zh_arena *arena = calloc(1, sizeof(*arena));
+    if (arena == NULL)
+        return NULL;
+    pthread_mutex_init(&arena->lock, NULL);
+    pthread_mutex_init(&arena->grow, NULL);
+    arena->limit = limit != 0 ? limit : zh_arena_default_limit();
+    arena->next_id = 1;
+    return arena;
+}
+
+void zh_arena_destroy(struct zh_arena *arena)
+{
+    if (arena == NULL)
+        return;
+    for (uint32_t i = 0; i < arena->count; i++)
+        segment_free(arena->segments[i]);
+    pthread_mutex_destroy(&arena->lock);
+    pthread_mutex_destroy(&arena->grow);
+    free(arena);
+}
+
+/* Take from the segments that are there, oldest first, so that younger ones run empty. */
+static int take(struct zh_arena *arena, uint32_t pages, struct zh_block *block)
+{
+    for (uint32_t i = 0; i < arena->count; i++) {
+        struct arena_segment *s = arena->segments[i];
+        uint32_t page = segment_take(s, pages);
+        if (page != NONE) {
+            arena->used += (uint64_t)pages * ZH_PAGE;
+            *block = (struct zh_block){
+                .segment = s->id,
+                .page = page,
+                .pages = pages,
+                .data = s->memory.base + (size_t)page * ZH_PAGE,
+            };
+            return 0;
+        }
+    }
+    return -EAGAIN;
+}
+
+/* The size of the next segment for a block of `need` bytes, or 0 when the limit forbids it. */
+static size_t next_size(struct zh_arena *arena, size_t need)
+{
+    size_t size = ZH_ARENA_FIRST_SEGMENT;
+
+    if (arena->count > 0) {
+        size = arena->segments[arena->count - 1]->memory.size * 2;
+        if (size > ZH_ARENA_LARGEST_SEGMENT)
+            size = ZH_ARENA_LARGEST_SEGMENT;
+    }
+    need = (need + ZH_ARENA_FIRST_SEGMENT - 1) & ~(ZH_ARENA_FIRST_SEGMENT - 1);
+    if (size < need)
+        size = need;
+    if (arena->committed + size > arena->limit)
+        size = need;
+    if (arena->committed + size > arena->limit || arena->count == ZH_ARENA_SEGMENTS)
+        return 0;
+    return size;
+}
+
+int zh_arena_alloc(struct zh_arena *arena, size_t size, bool grow, struct zh_block *block)
+{
+    if (size == 0 || size > arena->limit)
+        return -EINVAL;
+
+    uint32_t pages = (uint32_t)((size + ZH_PAGE - 1) / ZH_PAGE);
+    pthread_mutex_lock(&arena->lock);
+    int error = take(arena, pages, block);
+    pthread_mutex_unlock(&arena->lock);
+    if (error == 0 || !grow)
+        return error;
+
+    pthread_mutex_lock(&arena->grow);
+    /* Whoever held `grow` before us may have made room. */
+    pthread_mutex_lock(&arena->lock);
+    error = take(arena, pages, block);
+    size_t bytes = error == 0 ? 0 : next_size(arena, size);
+    pthread_mutex_unlock(&arena->lock);
+    if (error != 0) {
+        struct arena_segment *s = NULL;
+        error = -ENOMEM;
+        /* The kernel does not bound fallocate on a memfd: asking for what is not there gets
+         * processes killed, so look first, and leave as much again for everybody else. */
+        if (bytes != 0 && zh_memory_available() / 2 >= bytes)
+            s = segment_new(bytes, &error);
+        if (s != NULL) {
+            pthread_mutex_lock(&arena->lock);
+            s->id = arena->next_id++;
+            arena->segments[arena->count++] = s;
+            arena->committed += bytes;
+            error = take(arena, pages, block);
+            pthread_mutex_unlock(&arena->lock);
+        }
+    }
+    pthread_mutex_unlock(&arena->grow);
+    return error;
+}
+
+int zh_arena_ref(struct zh_arena *arena, uint32_t segment, uint32_t page)
+{
+    int error = -EINVAL;
+
+    pthread_mutex_lock(&arena->lock);
+    struct arena_segment *s = find(arena, segment, NULL);
+    if (s != NULL && page < s->pages && s->refs[page] > 0) {
+        s->refs[page]++;
+        error = 0;
+    }
+    pthread_mutex_unlock(&arena->lock);
+    return error;
+}
+
+int zh_arena_unref(struct zh_arena *arena, uint32_t segment, uint32_t page)
+{
+    struct arena_segment *empty = NULL;
+    uint32_t index = 0;
+
+    pthread_mutex_lock(&arena->lock);
+    struct arena_segment *s = find(arena, segment, &index);
+    if (s == NULL || page >= s->pages || s->refs[page] == 0) {
+        pthread_mutex_unlock(&arena->lock);
+        return -EINVAL;
+    }
+    if (--s->refs[page] == 0) {
+        arena->used -= (uint64_t)s->tag[page] * ZH_PAGE;
+        segment_give(s, page);
+        if (s->used_pages == 0) {
+            /* Hysteresis: one empty segment stays; a second one goes back to the system. */
+            uint32_t others = 0;
+            for (uint32_t i = 0; i < arena->count; i++)
+                others += i != index && arena->segments[i]->used_pages == 0;
+            if (others > 0) {
+                empty = s;
+                arena->committed -= s->memory.size;
+                arena->count--;
+                memmove(&arena->segments[index], &arena->segments[index + 1],
+                        (arena->count - index) * sizeof(arena->segments[0]));
+            }
+        }
+    }
+    pthread_mutex_unlock(&arena->lock);
+    segment_free(empty);
+    return 0;
+}
+
+int zh_arena_segment_fd(struct zh_arena *arena, uint32_t segment, size_t *size)
+{
+    int fd = -ENOENT;
+
+    pthread_mutex_lock(&arena->lock);
+    struct arena_segment *s = find(arena, segment, NULL);
+    if (s != NULL) {
+        fd = s->memory.fd;
+        *size = s->memory.size;
+    }
+    pthread_mutex_unlock(&arena->lock);
+    return fd;
+}
+
+void zh_arena_usage(struct zh_arena *arena, struct zh_arena_usage *usage)
+{
+    pthread_mutex_lock(&arena->lock);
+    *usage = (struct zh_arena_usage){
+        .limit = arena->limit,
+        .committed = arena->committed,
+        .used = arena->used,
+        .segments = arena->count,
+    };
+    pthread_mutex_unlock(&arena->lock);
+}
+
+/* The process's arenas by uid of the peers. A handful of entries, never removed. */
+struct domain {
+    struct domain *next;
+    struct zh_arena *arena;
+    uint32_t uid;
+    uint32_t fork_generation;
+};
+
+static struct domain *domains; /* guarded by zh_fork_lock: a fork finds it whole */
+
+struct zh_arena *zh_arena_of_uid(uint32_t uid)
+{
+    struct zh_arena *arena = NULL;
+
+    zh_fork_lock();
+    for (struct domain *d = domains; d != NULL; d = d->next) {
+        if (d->uid == uid && d->fork_generation == zh_fork_now())
+            arena = d->arena;
+    }
+    if (arena == NULL) {
+        struct domain *d = calloc(1, sizeof(*d));
+        if (d != NULL)
+            d->arena = zh_arena_create(0);
+        if (d != NULL && d->arena != NULL) {
+            d->uid = uid;
+            d->fork_generation = zh_fork_now();
+            d->next = domains;
+            domains = d;
+            arena = d->arena;
+        } else {
+            free(d);
+        }
+    }
+    zh_fork_unlock();
+    return arena;
+}

@@ -1,0 +1,192 @@
+/* Delivery: the consuming half of a link's rings. Everything is copied once, checked, then used. */
+#include <errno.h>
+#include <string.h>
+
+#include "failpoint.h"
+#include "link_internal.h"
+
+/* Slots consumed before the tail is published in the middle of a batch. */
+#define PUBLISH_EVERY (ZH_RING_SLOTS / 8)
+
+/* Metadata has a hard limit of 16 KiB; its encoding adds 8 bytes an entry. */
+#define METADATA_MOST (128u * 1024)
+
+/* What each side may receive, by kind. */
+#define FROM_SERVER (1u << ZH_MESSAGE | 1u << ZH_HEADERS | 1u << ZH_STATUS | 1u << ZH_GOAWAY)
+#define FROM_CLIENT                                                                                \
+    (1u << ZH_NAME | 1u << ZH_CALL | 1u << ZH_MESSAGE | 1u << ZH_HALF_CLOSE | 1u << ZH_CANCEL)
+
+bool zh_link_ready(const struct zh_link *link)
+{
+    uint32_t state = zh_link_state(link);
+
+    if (state != ZH_LINK_OPEN)
+        return state == ZH_LINK_DEAD;
+    const struct zh_side *peer = zh_link_peer(link);
+    return atomic_load_explicit(&peer->head, memory_order_acquire) != link->tail ||
+           atomic_load_explicit(&peer->return_head, memory_order_acquire) != link->return_tail;
+}
+
+/* Copy out of the peer's memory, once: the compiler may not read it again. */
+static void copy_once(void *to, const void *from, size_t bytes)
+{
+    memcpy(to, from, bytes);
+    atomic_signal_fence(memory_order_seq_cst);
+    __asm__ volatile("" : : "r"(to) : "memory");
+}
+
+static const struct zh_peer_segment *find_segment(const struct zh_link *link, uint32_t id)
+{
+    for (int i = 0; id != 0 && i < ZH_ARENA_SEGMENTS; i++) {
+        if (link->segments[i].id == id)
+            return &link->segments[i];
+    }
+    return NULL;
+}
+
+/* Resolve the block of a header; NULL when it is not inside a segment that the peer has sent. */
+static const uint8_t *resolve(struct zh_link *link, const struct zh_record *header, uint64_t bytes)
+{
+    const struct zh_peer_segment *segment = find_segment(link, header->segment);
+
+    if (segment == NULL) {
+        /* Sent before the record was posted, so it is in the socket's queue. */
+        zh_link_serve(link);
+        segment = find_segment(link, header->segment);
+    }
+    if (segment == NULL)
+        return NULL;
+    uint64_t offset = (uint64_t)header->page * ZH_PAGE;
+    if (offset > segment->mapping.size || bytes > segment->mapping.size - offset)
+        return NULL;
+    return segment->mapping.base + offset;
+}
+
+static int violation(struct zh_link *link, const char *what)
+{
+    zh_link_die(link, false, "the peer broke the protocol: %s", what);
+    return -EPROTO;
+}
+
+int zh_link_next(struct zh_link *link, struct zh_received *received)
+{
+    const struct zh_side *peer = zh_link_peer(link);
+    struct zh_record *header = &received->header;
+
+    for (;;) {
+        uint32_t state = zh_link_state(link);
+        if (state == ZH_LINK_DEAD && !link->drain)
+            return -EPIPE;
+        uint64_t head = atomic_load_explicit(&peer->head, memory_order_acquire);
+        if (head == link->tail)
+            return state == ZH_LINK_DEAD ? -EPIPE : 0;
+        uint64_t available = head - link->tail;
+        if (available > ZH_RING_SLOTS)
+            return violation(link, "its head is outside what is possible");
+
+        uint32_t at = (uint32_t)(link->tail % ZH_RING_SLOTS);
+        const uint8_t *slot = peer->slots + (size_t)at * ZH_SLOT;
+        copy_once(header, slot, sizeof(*header));
+        ZH_FAILPOINT(deliver_header_copied);
+        if (header->slots == 0 || header->slots > ZH_RECORD_SLOTS || header->slots > available ||
+            at + header->slots > ZH_RING_SLOTS)
+            return violation(link, "a record's length");
+        if (header->kind == ZH_PAD) {
+            link->tail += header->slots;
+            continue;
+        }
+        uint32_t allowed = link->client ? FROM_SERVER : FROM_CLIENT;
+        if (header->kind >= ZH_KIND_END || (allowed >> header->kind & 1) == 0)
+            return violation(link, "a record's kind");
+
+        const uint16_t flags = header->flags;
+        const uint16_t block_flags = ZH_MESSAGE_IN_BLOCK | ZH_METADATA_IN_BLOCK;
+        if ((flags & ~(ZH_HAS_MESSAGE | block_flags | ZH_END_STREAM)) != 0 ||
+            ((flags & ZH_MESSAGE_IN_BLOCK) != 0 && (flags & ZH_HAS_MESSAGE) == 0) ||
+            ((flags & ZH_HAS_MESSAGE) == 0 && header->message_bytes != 0) ||
+            header->metadata_bytes > METADATA_MOST)
+            return violation(link, "a record's flags or sizes");
+
+        uint64_t inline_room = (uint64_t)header->slots * ZH_SLOT - sizeof(*header);
+        const uint8_t *at_inline = slot + sizeof(*header);
+        const uint8_t *block = NULL;
+        received->loaned = (flags & block_flags) != 0;
+        if (received->loaned) {
+            uint64_t in_block = 0;
+            if ((flags & ZH_METADATA_IN_BLOCK) != 0)
+                in_block += header->metadata_bytes;
+            if ((flags & ZH_MESSAGE_IN_BLOCK) != 0) {
+                if (header->message_bytes > UINT64_MAX / 2)
+                    return violation(link, "a message's length");
+                in_block += header->message_bytes;
+            }
+            if (header->loan >= ZH_LOANS || (header->loan_generation & 1) == 0)
+                return violation(link, "a loan's number");
+            block = resolve(link, header, in_block);
+            if (block == NULL)
+                return violation(link, "a reference outside the memory it has shown");
+        }
+        received->metadata = at_inline;
+        if ((flags & ZH_METADATA_IN_BLOCK) != 0) {
+            received->metadata = block;
+            block += header->metadata_bytes;
+        } else {
+            if (header->metadata_bytes > inline_room)
+                return violation(link, "metadata longer than its record");
+            at_inline += header->metadata_bytes;
+            inline_room -= header->metadata_bytes;
+        }
+        received->message = NULL;
+        if ((flags & ZH_MESSAGE_IN_BLOCK) != 0) {
+            received->message = block;
+        } else if ((flags & ZH_HAS_MESSAGE) != 0) {
+            if (header->message_bytes > inline_room)
+                return violation(link, "a message longer than its record");
+            received->message = at_inline;
+        }
+        return 1;
+    }
+}
+
+void zh_link_consume(struct zh_link *link, const struct zh_received *received)
+{
+    link->tail += received->header.slots;
+    if (link->tail - link->tail_published >= PUBLISH_EVERY)
+        zh_link_flush(link);
+}
+
+int zh_link_next_return(struct zh_link *link, struct zh_return *credit)
+{
+    const struct zh_side *peer = zh_link_peer(link);
+    int result = 0;
+    uint32_t taken = 0;
+
+    if (zh_link_state(link) != ZH_LINK_OPEN)
+        return 0;
+    uint64_t head = atomic_load_explicit(&peer->return_head, memory_order_acquire);
+    if (head == link->return_tail)
+        return 0;
+    if (head - link->return_tail > ZH_RETURN_ENTRIES)
+        return violation(link, "its return head is outside what is possible");
+
+    pthread_mutex_lock(&link->lock);
+    while (result == 0 && link->return_tail != head) {
+        copy_once(credit, &peer->returns[link->return_tail % ZH_RETURN_ENTRIES], sizeof(*credit));
+        link->return_tail++;
+        if (credit->kind == ZH_RETURN_LOAN) {
+            struct zh_loan loan = {credit->value, (uint32_t)credit->object};
+            if (credit->object > UINT32_MAX || zh_ledger_return(&link->ledger, loan) != 0)
+                result = -EPROTO;
+            taken++;
+        } else if (credit->kind == ZH_RETURN_CREDIT) {
+            result = 1;
+        } else {
+            result = -EPROTO;
+        }
+    }
+    if (taken > 0)
+        zh_link_drop_segments(link);
+    atomic_store_explicit(&zh_link_own(link)->return_tail, link->return_tail, memory_order_release);
+    pthread_mutex_unlock(&link->lock);
+    return result == -EPROTO ? violation(link, "a return of what was not lent") : result;
+}

@@ -1,0 +1,87 @@
+/* The ledger of loans. */
+#include "zerohop/ledger.h"
+
+#include <errno.h>
+
+#include "failpoint.h"
+#include "zerohop/stats.h"
+
+#define NO_ENTRY UINT32_MAX
+
+void zh_ledger_init(struct zh_ledger *ledger, struct zh_arena *arena, uint64_t limit)
+{
+    ledger->arena = arena;
+    ledger->lent_bytes = 0;
+    ledger->limit_bytes = limit;
+    ledger->open = 0;
+    ledger->free_head = 0;
+    for (uint32_t i = 0; i < ZH_LOANS; i++) {
+        ledger->entries[i] = (struct zh_ledger_entry){
+            .generation = 0,
+            .next_free = i + 1 < ZH_LOANS ? i + 1 : NO_ENTRY,
+        };
+    }
+}
+
+int zh_ledger_lend(struct zh_ledger *ledger, const struct zh_block *block, uint64_t tag,
+                   struct zh_loan *loan)
+{
+    uint64_t bytes = (uint64_t)block->pages * ZH_PAGE;
+
+    if (ledger->free_head == NO_ENTRY)
+        return -ENOBUFS;
+    if (ledger->open > 0 && ledger->lent_bytes + bytes > ledger->limit_bytes)
+        return -EDQUOT;
+
+    uint32_t id = ledger->free_head;
+    struct zh_ledger_entry *entry = &ledger->entries[id];
+    ledger->free_head = entry->next_free;
+    entry->generation++;
+    entry->segment = block->segment;
+    entry->page = block->page;
+    entry->bytes = bytes;
+    entry->tag = tag;
+    ledger->open++;
+    ledger->lent_bytes += bytes;
+    loan->id = id;
+    loan->generation = entry->generation;
+    zh_stat_add(ZH_STAT_BLOCKS_LENT, 1);
+    ZH_FAILPOINT(loan_entered);
+    return 0;
+}
+
+static void release(struct zh_ledger *ledger, uint32_t id)
+{
+    struct zh_ledger_entry *entry = &ledger->entries[id];
+
+    zh_arena_unref(ledger->arena, entry->segment, entry->page);
+    ledger->lent_bytes -= entry->bytes;
+    ledger->open--;
+    entry->generation++;
+    entry->next_free = ledger->free_head;
+    ledger->free_head = id;
+    zh_stat_add(ZH_STAT_BLOCKS_RETURNED, 1);
+}
+
+int zh_ledger_return(struct zh_ledger *ledger, struct zh_loan loan)
+{
+    if (loan.id >= ZH_LOANS || (loan.generation & 1) == 0 ||
+        ledger->entries[loan.id].generation != loan.generation)
+        return -EPROTO;
+    release(ledger, loan.id);
+    ZH_FAILPOINT(return_taken);
+    return 0;
+}
+
+uint32_t zh_ledger_reclaim(struct zh_ledger *ledger)
+{
+    uint32_t reclaimed = 0;
+
+    for (uint32_t i = 0; i < ZH_LOANS; i++) {
+        if ((ledger->entries[i].generation & 1) != 0) {
+            release(ledger, i);
+            reclaimed++;
+        }
+    }
+    return reclaimed;
+}

@@ -1,0 +1,421 @@
+/* Links: their life, their socket's messages, loans. Posting is in post.c, delivery in deliver.c.
+ */
+#include "link_internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "failpoint.h"
+#include "pump_internal.h"
+#include "zerohop/fork.h"
+#include "zerohop/stats.h"
+
+struct zh_link *zh_link_new(struct zh_pump *pump, int socket, bool client,
+                            const struct zh_link_options *options, int *error)
+{
+    struct zh_link *link = calloc(1, sizeof(*link));
+    size_t uids = options->allow_uids_count;
+
+    *error = -ENOMEM;
+    zh_fork_track_fd(socket);
+    if (link == NULL) {
+        zh_fork_close_fd(socket);
+        return NULL;
+    }
+    atomic_init(&link->refs, 1);
+    atomic_init(&link->state, ZH_LINK_GREETING);
+    pthread_mutex_init(&link->lock, NULL);
+    link->fork_generation = zh_fork_now();
+    link->client = client;
+    link->detached = true;
+    link->pump = pump;
+    link->socket = socket;
+    link->pidfd = link->bell = link->peer_bell = -1;
+    link->own.fd = -1;
+    snprintf(link->agent, sizeof(link->agent), "%s", options->agent != NULL ? options->agent : "");
+    link->ledger.limit_bytes = options->lend_limit;
+    if (uids > 0) {
+        link->allow_uids = malloc(uids * sizeof(uint32_t));
+        if (link->allow_uids == NULL)
+            goto fail;
+        memcpy(link->allow_uids, options->allow_uids, uids * sizeof(uint32_t));
+        link->allow_uids_count = uids;
+    }
+    *error = zh_segment_create(&link->own, "zerohop-link", sizeof(struct zh_side));
+    if (*error != 0)
+        goto fail;
+    return link;
+
+fail:
+    zh_link_die(link, false, "out of memory");
+    zh_link_unref(link);
+    return NULL;
+}
+
+int zh_link_adopt(struct zh_link *link, const struct zh_hello *hello, const int *fds, int count)
+{
+    struct zh_arena_usage usage;
+    int error;
+
+    if (hello->side_bytes != sizeof(struct zh_side) || hello->slot_bytes != ZH_SLOT ||
+        hello->ring_slots != ZH_RING_SLOTS || count != (hello->has_bell ? 3 : 2))
+        return -EPROTO;
+    error = zh_mapping_open(&link->peer, fds[0], sizeof(struct zh_side));
+    if (error == 0)
+        error = zh_mapping_open(&link->peer_page, fds[1], sizeof(struct zh_pump_page));
+    if (error != 0)
+        return error;
+    if (hello->has_bell) {
+        /* Only between processes of one uid: whoever holds an eventfd can fill it and make writers
+         * block. */
+        if (link->uid != geteuid())
+            return -EPROTO;
+        link->peer_bell = fcntl(fds[2], F_DUPFD_CLOEXEC, 0);
+        if (link->peer_bell < 0)
+            return -errno;
+        zh_fork_track_fd(link->peer_bell);
+    }
+    link->arena = zh_arena_of_uid(link->uid);
+    if (link->arena == NULL)
+        return -ENOMEM;
+    zh_arena_usage(link->arena, &usage);
+    uint64_t limit = link->ledger.limit_bytes != 0 ? link->ledger.limit_bytes : usage.limit / 4;
+    zh_ledger_init(&link->ledger, link->arena, limit);
+    memcpy(link->peer_agent, hello->agent, sizeof(link->peer_agent));
+    link->peer_agent[sizeof(link->peer_agent) - 1] = '\0';
+    return 0;
+}
+
+void zh_link_ring(struct zh_link *link)
+{
+    zh_stat_add(ZH_STAT_WAKEUPS, 1);
+    if (link->peer_bell >= 0) {
+        uint64_t one = 1;
+        if (write(link->peer_bell, &one, sizeof(one)) < 0) {
+            /* EAGAIN: full, so readable. The edge was given when it became so. */
+        }
+    } else {
+        struct zh_segment_message bell = {
+            .magic = ZH_LINK_MAGIC, .version = ZH_LINK_VERSION, .kind = ZH_MSG_BELL};
+        /* EAGAIN: the peer has unread messages, and their event is its bell. */
+        (void)zh_message_send(link->socket, &bell, sizeof(bell), NULL, 0);
+    }
+    ZH_FAILPOINT(post_bell_rung);
+}
+
+static void close_segments(struct zh_link *link)
+{
+    for (int i = 0; i < ZH_ARENA_SEGMENTS; i++) {
+        if (link->segments[i].id != 0)
+            zh_mapping_close(&link->segments[i].mapping);
+        link->segments[i].id = 0;
+    }
+}
+
+/* With the lock held. */
+static void mark_dead(struct zh_link *link)
+{
+    if (zh_link_state(link) == ZH_LINK_OPEN)
+        zh_stat_add(ZH_STAT_LINKS_CLOSED, 1);
+    atomic_store_explicit(&link->state, ZH_LINK_DEAD, memory_order_release);
+}
+
+static void reclaim(struct zh_link *link)
+{
+    if (link->ledger.arena != NULL)
+        zh_ledger_reclaim(&link->ledger);
+}
+
+void zh_link_die(struct zh_link *link, bool drain, const char *format, ...)
+{
+    va_list args;
+
+    pthread_mutex_lock(&link->lock);
+    if (zh_link_state(link) != ZH_LINK_DEAD) {
+        va_start(args, format);
+        vsnprintf(link->error, sizeof(link->error), format, args);
+        va_end(args);
+        link->drain = drain;
+        mark_dead(link);
+        /* The peer has ended the link, or broke its rules: nothing that it may still read is
+         * promised. */
+        reclaim(link);
+        /* Before a forked child of ours closes its copy, the peer learns of it by this. When
+         * draining, zh_link_close does it afterwards: the peer keeps its loans to us until it
+         * hears. */
+        if (!drain)
+            shutdown(link->socket, SHUT_RDWR);
+        ZH_FAILPOINT(close_socket_shut);
+    }
+    pthread_mutex_unlock(&link->lock);
+    /* Whoever holds the pump has calls to fail. */
+    zh_pump_wake(link->pump);
+}
+
+static void detach(struct zh_link *link)
+{
+    if (link->detached)
+        return;
+    link->detached = true;
+    zh_pump_remove(link->pump, link->key, link->socket, link->pidfd, link->bell);
+}
+
+void zh_link_close(struct zh_link *link, const char *why)
+{
+    bool linger = false;
+
+    if (link->fork_generation != zh_fork_now()) {
+        /* An ancestor's: its descriptors are closed, its memory overlaid, its mutex perhaps held.
+         */
+        atomic_store(&link->state, ZH_LINK_DEAD);
+        return;
+    }
+    pthread_mutex_lock(&link->lock);
+    if (zh_link_state(link) != ZH_LINK_DEAD) {
+        snprintf(link->error, sizeof(link->error), "%s", why);
+        mark_dead(link);
+        /* What we lent stays the peer's until it ends its side too: it may be reading this moment.
+         */
+        linger = !link->detached && link->ledger.open > 0;
+        shutdown(link->socket, linger ? SHUT_WR : SHUT_RDWR);
+        ZH_FAILPOINT(close_socket_shut);
+    } else if (!link->lingering) {
+        shutdown(link->socket, SHUT_RDWR);
+    }
+    pthread_mutex_unlock(&link->lock);
+    if (linger) {
+        zh_link_ref(link); /* the pump's, until zh_link_linger lets go */
+        link->lingering = true;
+        zh_pump_linger(link->pump, link->key);
+    } else if (!link->lingering) {
+        detach(link);
+    }
+}
+
+void zh_link_linger(struct zh_link *link)
+{
+    struct zh_message message;
+    bool gone = zh_link_peer_exited(link);
+
+    while (!gone) {
+        int n = zh_message_receive(link->socket, &message);
+        if (n == 1)
+            zh_message_close_fds(&message);
+        else if (n == -EAGAIN)
+            return;
+        else
+            gone = true;
+    }
+    pthread_mutex_lock(&link->lock);
+    reclaim(link);
+    shutdown(link->socket, SHUT_RDWR);
+    pthread_mutex_unlock(&link->lock);
+    detach(link);
+    zh_link_unref(link);
+}
+
+void zh_link_ref(struct zh_link *link)
+{
+    atomic_fetch_add_explicit(&link->refs, 1, memory_order_relaxed);
+}
+
+void zh_link_unref(struct zh_link *link)
+{
+    if (atomic_fetch_sub_explicit(&link->refs, 1, memory_order_acq_rel) != 1)
+        return;
+    if (link->fork_generation == zh_fork_now()) {
+        close_segments(link);
+        zh_mapping_close(&link->peer);
+        zh_mapping_close(&link->peer_page);
+        zh_segment_destroy(&link->own);
+        zh_fork_close_fd(link->socket);
+        zh_fork_close_fd(link->pidfd);
+        zh_fork_close_fd(link->bell);
+        zh_fork_close_fd(link->peer_bell);
+        pthread_mutex_destroy(&link->lock);
+        ZH_FAILPOINT(close_unmapped);
+    }
+    free(link->allow_uids);
+    free(link);
+}
+
+uint32_t zh_link_state(const struct zh_link *link)
+{
+    return atomic_load_explicit(&link->state, memory_order_acquire);
+}
+
+uint64_t zh_link_key(const struct zh_link *link)
+{
+    return link->key;
+}
+
+void zh_link_info(struct zh_link *link, struct zh_link_info *info)
+{
+    pthread_mutex_lock(&link->lock);
+    *info = (struct zh_link_info){
+        .pid = link->pid,
+        .uid = link->uid,
+        .state = atomic_load(&link->state),
+        .loans_open = link->ledger.open,
+        .lent_bytes = link->ledger.lent_bytes,
+        .agent = link->peer_agent,
+        .error = link->error,
+    };
+    pthread_mutex_unlock(&link->lock);
+}
+
+void zh_link_loans(struct zh_link *link,
+                   void (*each)(void *context, const struct zh_ledger_entry *entry), void *context)
+{
+    pthread_mutex_lock(&link->lock);
+    for (uint32_t i = 0; i < ZH_LOANS; i++) {
+        if ((link->ledger.entries[i].generation & 1) != 0)
+            each(context, &link->ledger.entries[i]);
+    }
+    pthread_mutex_unlock(&link->lock);
+}
+
+/* The peer's arena has a new segment, and this is it. */
+static void on_segment(struct zh_link *link, const struct zh_message *message)
+{
+    const struct zh_segment_message *m = &message->segment;
+    struct zh_peer_segment *entry = NULL;
+
+    for (int i = 0; i < ZH_ARENA_SEGMENTS; i++) {
+        if (link->segments[i].id == 0 && entry == NULL)
+            entry = &link->segments[i];
+        if (link->segments[i].id == m->id && m->id != 0) {
+            zh_link_die(link, false, "the peer sent segment %u twice", m->id);
+            return;
+        }
+    }
+    if (m->id == 0 || entry == NULL || message->fd_count != 1) {
+        zh_link_die(link, false, "the peer sent a bad or one too many segment");
+        return;
+    }
+    int error = zh_mapping_open(&entry->mapping, message->fds[0], m->bytes);
+    if (error != 0) {
+        zh_link_die(link, false, "the peer's segment %u was refused: %s", m->id, strerror(-error));
+        return;
+    }
+    entry->id = m->id;
+}
+
+static void on_dropped(struct zh_link *link, uint32_t id)
+{
+    for (int i = 0; i < ZH_ARENA_SEGMENTS; i++) {
+        if (id != 0 && link->segments[i].id == id) {
+            zh_mapping_close(&link->segments[i].mapping);
+            link->segments[i].id = 0;
+            return;
+        }
+    }
+    zh_link_die(link, false, "the peer dropped segment %u, which it never sent", id);
+}
+
+void zh_link_on_message(struct zh_link *link, const struct zh_message *message)
+{
+    switch (message->segment.kind) {
+    case ZH_MSG_SEGMENT:
+        on_segment(link, message);
+        return;
+    case ZH_MSG_DROPPED:
+        on_dropped(link, message->segment.id);
+        return;
+    case ZH_MSG_BELL:
+        return;
+    default:
+        zh_link_die(link, false, "the peer sent message kind %u", message->segment.kind);
+    }
+}
+
+/* With the lock held: the peer must know the segment before a record refers to it. */
+static int send_segment(struct zh_link *link, uint32_t id)
+{
+    uint32_t *entry = NULL;
+    size_t bytes = 0;
+
+    for (int i = 0; i < ZH_ARENA_SEGMENTS; i++) {
+        if (link->sent[i] == id)
+            return 0;
+        if (link->sent[i] == 0 && entry == NULL)
+            entry = &link->sent[i];
+    }
+    zh_link_drop_segments(link);
+    for (int i = 0; entry == NULL && i < ZH_ARENA_SEGMENTS; i++) {
+        if (link->sent[i] == 0)
+            entry = &link->sent[i];
+    }
+    int fd = zh_arena_segment_fd(link->arena, id, &bytes);
+    if (fd < 0 || entry == NULL)
+        return -ENOBUFS;
+    struct zh_segment_message m = {
+        .magic = ZH_LINK_MAGIC,
+        .version = ZH_LINK_VERSION,
+        .kind = ZH_MSG_SEGMENT,
+        .bytes = bytes,
+        .id = id,
+    };
+    int error = zh_message_send(link->socket, &m, sizeof(m), &fd, 1);
+    /* EAGAIN: the peer does not read its socket; ETOOMANYREFS: too many descriptors in flight. */
+    if (error != 0)
+        return error == -EPIPE ? -EPIPE : -ENOBUFS;
+    *entry = id;
+    ZH_FAILPOINT(loan_segment_sent);
+    return 0;
+}
+
+void zh_link_drop_segments(struct zh_link *link)
+{
+    size_t bytes;
+
+    for (int i = 0; i < ZH_ARENA_SEGMENTS; i++) {
+        if (link->sent[i] == 0 || zh_arena_segment_fd(link->arena, link->sent[i], &bytes) >= 0)
+            continue;
+        struct zh_segment_message m = {
+            .magic = ZH_LINK_MAGIC,
+            .version = ZH_LINK_VERSION,
+            .kind = ZH_MSG_DROPPED,
+            .id = link->sent[i],
+        };
+        if (zh_message_send(link->socket, &m, sizeof(m), NULL, 0) == 0)
+            link->sent[i] = 0;
+    }
+}
+
+int zh_link_loan(struct zh_link *link, size_t bytes, bool grow, uint64_t tag,
+                 struct zh_loaned *loaned)
+{
+    if (zh_link_state(link) != ZH_LINK_OPEN)
+        return -EPIPE;
+    /* Without the link's mutex: growing takes milliseconds. */
+    int error = zh_arena_alloc(link->arena, bytes, grow, &loaned->block);
+    if (error != 0)
+        return error;
+    pthread_mutex_lock(&link->lock);
+    if (zh_link_state(link) != ZH_LINK_OPEN)
+        error = -EPIPE;
+    if (error == 0)
+        error = send_segment(link, loaned->block.segment);
+    if (error == 0)
+        error = zh_ledger_lend(&link->ledger, &loaned->block, tag, &loaned->loan);
+    pthread_mutex_unlock(&link->lock);
+    if (error != 0)
+        zh_arena_unref(link->arena, loaned->block.segment, loaned->block.page);
+    return error;
+}
+
+void zh_link_unloan(struct zh_link *link, struct zh_loaned *loaned)
+{
+    pthread_mutex_lock(&link->lock);
+    /* Reclaimed already if the link died meanwhile. */
+    (void)zh_ledger_return(&link->ledger, loaned->loan);
+    pthread_mutex_unlock(&link->lock);
+}

@@ -1,0 +1,102 @@
+/* The inside of a link, shared by the files that make one mechanism each. */
+#ifndef ZEROHOP_SHM_LINK_INTERNAL_H
+#define ZEROHOP_SHM_LINK_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "message.h"
+#include "zerohop/link.h"
+#include "zerohop/ring.h"
+
+/* A segment of the peer's arena that we have mapped. */
+struct zh_peer_segment {
+    uint32_t id; /* 0: free entry */
+    struct zh_mapping mapping;
+};
+
+struct zh_link {
+    _Atomic uint32_t refs;
+    uint32_t fork_generation;
+    bool client;
+    bool detached;          /* no longer in the pump */
+    bool lingering;         /* closed by us, in the pump until the peer has ended its side too */
+    bool drain;             /* dead by the peer's end: what it posted before is still delivered */
+    _Atomic uint32_t state; /* enum zh_link_state */
+    pthread_mutex_t lock;   /* guards the producing half, the ledger, closing */
+
+    struct zh_pump *pump;
+    uint64_t key;
+    int socket;
+    int pidfd;
+    int bell;      /* the peer writes it, our pump polls it; -1: bells come through the socket */
+    int peer_bell; /* we write it; -1: through the socket */
+    pid_t pid;
+    uid_t uid;
+    uint64_t greeted_by; /* time by which the hello must have come */
+
+    struct zh_segment own;       /* struct zh_side */
+    struct zh_mapping peer;      /* the peer's struct zh_side */
+    struct zh_mapping peer_page; /* the epoch of the peer's pump */
+
+    /* Producing half. */
+    uint64_t head;      /* slots posted */
+    uint64_t tail_seen; /* the peer's tail when last looked at */
+    uint64_t return_head;
+    uint64_t return_tail_seen;
+    uint32_t rung_epoch; /* the epoch of the peer for which we rang last */
+    struct zh_arena *arena;
+    struct zh_ledger ledger;
+    uint32_t sent[ZH_ARENA_SEGMENTS]; /* ids of our segments that the peer has; 0: free entry */
+
+    /* Consuming half. */
+    uint64_t tail;
+    uint64_t tail_published;
+    uint64_t return_tail;
+    struct zh_peer_segment segments[ZH_ARENA_SEGMENTS];
+
+    uint32_t *allow_uids;
+    size_t allow_uids_count;
+    char agent[ZH_AGENT_BYTES]; /* ours, for the hello */
+    char peer_agent[ZH_AGENT_BYTES];
+    char error[256];
+};
+
+static inline struct zh_side *zh_link_own(const struct zh_link *link)
+{
+    return (struct zh_side *)(void *)link->own.base;
+}
+
+static inline const struct zh_side *zh_link_peer(const struct zh_link *link)
+{
+    return (const struct zh_side *)(const void *)link->peer.base;
+}
+
+/* A link with its own side of the memory, not yet in a pump. `socket` is the link's from here on.
+ */
+struct zh_link *zh_link_new(struct zh_pump *pump, int socket, bool client,
+                            const struct zh_link_options *options, int *error);
+
+/* Take over what a checked hello brought: map, and be ready to post. The fds stay the caller's. */
+int zh_link_adopt(struct zh_link *link, const struct zh_hello *hello, const int *fds, int count);
+
+/* Ring the peer's doorbell, whatever its epoch. */
+void zh_link_ring(struct zh_link *link);
+
+/* Tell the peer which of our segments are gone. With the lock held. */
+void zh_link_drop_segments(struct zh_link *link);
+
+/* Handle one message of an open link. */
+void zh_link_on_message(struct zh_link *link, const struct zh_message *message);
+
+/* Has the peer's process ended? */
+bool zh_link_peer_exited(const struct zh_link *link);
+
+/*
+ * The link is dead, by the peer's end (`drain`: what it posted before is still delivered) or
+ * because it broke the rules. Takes the lock.
+ */
+void zh_link_die(struct zh_link *link, bool drain, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+#endif

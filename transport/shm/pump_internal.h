@@ -1,0 +1,30 @@
+/* What the pump and its links know of each other. */
+#ifndef ZEROHOP_SHM_PUMP_INTERNAL_H
+#define ZEROHOP_SHM_PUMP_INTERNAL_H
+
+#include "zerohop/pump.h"
+#include "zerohop/segment.h"
+
+/*
+ * Add a link: from now on zh_pump_ready looks at it, and its key comes with the events of `socket`,
+ * `pidfd` (or -1) and `bell` (or -1). Returns the key, never 0; 0 when out of memory or
+ * descriptors.
+ */
+uint64_t zh_pump_add(struct zh_pump *pump, struct zh_link *link, int socket, int pidfd, int bell);
+/* A doorbell that came about later. 0 or -errno. */
+int zh_pump_add_bell(struct zh_pump *pump, uint64_t key, int bell);
+void zh_pump_remove(struct zh_pump *pump, uint64_t key, int socket, int pidfd, int bell);
+
+/*
+ * The link is closed and holds a reference of the pump's: its events are no longer the caller's but
+ * go to zh_link_linger.
+ */
+void zh_pump_linger(struct zh_pump *pump, uint64_t key);
+/* Serve a lingering link: once the peer has ended its side, take the loans back and drop the
+ * reference. */
+void zh_link_linger(struct zh_link *link);
+
+/* The memfd of the epoch's page. */
+const struct zh_segment *zh_pump_page_segment(const struct zh_pump *pump);
+
+#endif

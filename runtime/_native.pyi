@@ -1,3 +1,224 @@
+"""The call path, in C: see runtime/native/. All objects are guarded by the GIL."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Literal, TypeVar, final
+
+_T = TypeVar("_T")
+
 __version__: str
 
-def stats() -> dict[str, int]: ...
+EVENT_INITIAL: Final[int]
+EVENT_MESSAGE: Final[int]
+EVENT_WRITABLE: Final[int]
+EVENT_DONE: Final[int]
+
+class ForkError(RuntimeError):
+    """An object made before a fork was used in the child."""
+
+def stats() -> dict[str, int]:
+    """The counters of this process, by name."""
+
+def now() -> int:
+    """CLOCK_MONOTONIC in nanoseconds: the clock of deadlines."""
+
+def set_loan_tracer(tracer: Callable[[], int] | None, /) -> None:
+    """tracer() gives the tag of each new loan (ZEROHOP_TRACE_LOANS)."""
+
+def tune_malloc() -> bool:
+    """Keep freed memory for large messages (mallopt); whether malloc took it."""
+
+@final
+class Pump:
+    """What one waiter polls: links, listening sockets, deadlines.
+
+    One for all synchronous channels and servers of a process, one per event loop. `spawn(pump)` must start
+    a daemon thread that calls `pump.run()`; it is called when something needs a background thread.
+    """
+
+    threads: int
+    background: int
+    def __new__(cls, aio: bool = False, spawn: Callable[[Pump], object] | None = None) -> Pump: ...
+    def connect(
+        self, path: str, agent: str, allow_uids: tuple[int, ...], timeout: float, /
+    ) -> Link:
+        """A link to the server that listens at `path`, within `timeout` seconds. Blocks.
+
+        Raises OSError whose strerror is a sentence for the user.
+        """
+    def fileno(self) -> int:
+        """The epoll descriptor, for an event loop."""
+    def poll(self) -> bool:
+        """One round for an event loop; whether to poll again soon (else watch fileno)."""
+    def expect(self) -> None:
+        """For an event loop: something was posted, an answer is on its way; poll for a while."""
+    def run(self) -> None:
+        """Be a background thread of this pump until it closes."""
+    def links(self) -> list[Link]: ...
+    def close(self) -> None:
+        """Close all links and end the background threads."""
+
+@final
+class Link:
+    """Shared memory and a socket between this process and another."""
+
+    on_dead: Callable[[], object] | None
+    goaway: bool
+    dead: bool
+    @property
+    def alive(self) -> bool:
+        """Can calls be started?"""
+    def close(self, code: int, why: str, /) -> None:
+        """End the link; its calls end with this status."""
+    def info(self) -> dict[str, Any]:
+        """pid, uid, open_calls, loans, lent_bytes, agent (the peer's), error."""
+    def loans(self) -> list[tuple[int, int]]:
+        """(bytes, tag) of every open loan."""
+
+class _Call:
+    deadline_ns: int
+    is_done: bool
+    was_cancelled: bool
+    got_end: bool
+    started: bool
+    sent_initial: bool
+    max_receive: int
+    max_send: int
+    details_text: str | None
+    entry: Any
+    user_code: Any
+    user_details: Any
+    user_trailing: Any
+    user_initial: Any
+    on_event: Callable[[int], object] | None
+    @property
+    def code_number(self) -> int | None: ...
+    @property
+    def method(self) -> str | None: ...
+    @property
+    def writable(self) -> bool: ...
+    def send(self, message: bytes, /) -> bool:
+        """Post or queue one message; whether another may follow at once.
+
+        After False, wait for EVENT_WRITABLE before the next one (or the call is over).
+        """
+    def recv(self) -> bytes | Literal[False] | None:
+        """A message, None at the end of the stream or call, False when there is none yet."""
+    def next(self) -> bytes | None:
+        """Wait for a message; None at the end. Blocks: not for event loops."""
+    def wait(self, events: int, timeout: float | None = None, /) -> bool:
+        """Wait for one of the events; False on time-out. Blocks: not for event loops."""
+    def initial(self, make: Callable[[str, str | bytes], _T], /) -> tuple[_T, ...]:
+        """Initial metadata received: a tuple of make(key, value)."""
+
+class ClientCall(_Call):
+    """The client's side of a call."""
+
+    def start(
+        self,
+        link: Link,
+        method: str,
+        message: bytes | None,
+        metadata: Iterable[tuple[str, str | bytes]] | None,
+        deadline_ns: int,
+        end: bool,
+        background: bool,
+        /,
+    ) -> None:
+        """Post the call, or queue it until there is room.
+
+        `end`: no more messages follow. `background`: nobody may be waiting; a background thread looks
+        after it. Raises ValueError or TypeError for metadata that is not legal. Failure is a status.
+        """
+    def half_close(self) -> None: ...
+    def cancel_with(self, code: int, details: str, /) -> bool:
+        """Give the call up with this status; False when it is over already."""
+    def trailing(self, make: Callable[[str, str | bytes], _T], /) -> tuple[_T, ...]:
+        """Trailing metadata: a tuple of make(key, value)."""
+
+class ServerCall(_Call):
+    """The server's side of a call."""
+
+    def send_initial(self, metadata: Iterable[tuple[str, str | bytes]] | None, /) -> None:
+        """Post the initial metadata, once."""
+    def finish(
+        self,
+        code: int,
+        details: str | None,
+        trailing: Iterable[tuple[str, str | bytes]] | None,
+        message: bytes | None,
+        /,
+    ) -> None:
+        """Post the status, with the response of a unary one: the call is over."""
+    def cancel_with(self, code: int, /) -> None:
+        """End the call as if the client had given it up."""
+    def retire(self) -> None:
+        """The handler has returned (maximum_concurrent_rpcs)."""
+    def link_peer(self) -> tuple[int, int, str]:
+        """(pid, uid, user agent) of the client."""
+
+@final
+class Server:
+    """Accepts links and admits calls."""
+
+    call_type: type[ServerCall]
+    resolve: Callable[[str], tuple[Any, Any, Any] | Literal[False]] | None
+    submit: Callable[[Any], object] | None
+    may_poll: Callable[[], bool] | None
+    on_call: Callable[[Any], object] | None
+    conclude: Callable[[Any, int, Any], object] | None
+    on_idle: Callable[[], object] | None
+    allow_uids: tuple[int, ...] | None
+    max_running: int
+    max_receive: int
+    max_send: int
+    open: int
+    running: int
+    def __new__(cls, pump: Pump, /) -> Server: ...
+    def listen(self, path: str, mode: int, /) -> None:
+        """Listen on a unix socket; may be called again. OSError's strerror is a sentence."""
+    def stop(self) -> None:
+        """Take no more links and calls; running calls go on."""
+    def cancel_all(self) -> None: ...
+    def close_links(self) -> None: ...
+    def serve_in_pool(self, call: ServerCall, /) -> None:
+        """In a pool's thread: run the call, poll on a little."""
+
+@final
+class Channel:
+    """Picks a link for each call."""
+
+    links: list[Link]
+    acquire: Callable[[int, bool], Link] | None
+    fail: Callable[[ClientCall], object] | None
+    report: Callable[[BaseException, str], object] | None
+    call_type: type[ClientCall]
+    max_receive: int
+    max_send: int
+    def __new__(cls, pump: Pump, /) -> Channel: ...
+    def pick(self) -> Link | None:
+        """The next live link, or None."""
+
+class UnaryUnary:
+    """A unary-unary method of a channel; calling it blocks."""
+
+    def __new__(
+        cls, channel: Channel, method: str, serializer: Any, deserializer: Any, /
+    ) -> UnaryUnary: ...
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any: ...
+    def with_call(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> tuple[Any, ClientCall]: ...

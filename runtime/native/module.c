@@ -1,5 +1,7 @@
 /* zerohop._native: the call path, thin over libzerohop. This file is the module itself. */
-#include <Python.h>
+#include "native.h"
+
+#include <malloc.h>
 
 #include "zerohop/api.h"
 #include "zerohop/stats.h"
@@ -48,10 +50,45 @@ static int native_exec(PyObject *module)
                         "the process; import it in the main interpreter");
         return -1;
     }
+    if (serve_init() != 0 || pump_type_init(module) != 0 || link_type_init(module) != 0 ||
+        call_type_init(module) != 0 || server_type_init(module) != 0 ||
+        client_type_init(module) != 0)
+        return -1;
     return PyModule_AddStringConstant(module, "__version__", zh_version());
 }
 
+static PyObject *native_set_loan_tracer(PyObject *self, PyObject *tracer)
+{
+    (void)self;
+    PyObject *old = loan_tracer;
+    loan_tracer = tracer == Py_None ? NULL : Py_NewRef(tracer);
+    Py_XDECREF(old);
+    Py_RETURN_NONE;
+}
+
+static PyObject *native_now(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    (void)self;
+    return PyLong_FromUnsignedLongLong(zh_now());
+}
+
+static PyObject *native_tune_malloc(PyObject *self, PyObject *Py_UNUSED(ignored))
+{
+    (void)self;
+    /* Blocks up to 64 MiB from the heap, and the heap's top kept: their pages are faulted in once.
+     */
+    return PyBool_FromLong(mallopt(M_MMAP_THRESHOLD, 64 << 20) == 1 &&
+                           mallopt(M_TRIM_THRESHOLD, 512 << 20) == 1);
+}
+
 static PyMethodDef native_methods[] = {
+    {"now", native_now, METH_NOARGS,
+     PyDoc_STR("now()\n--\n\nCLOCK_MONOTONIC in nanoseconds: the clock of deadlines.")},
+    {"set_loan_tracer", native_set_loan_tracer, METH_O,
+     PyDoc_STR(
+         "set_loan_tracer(tracer)\n--\n\ntracer() gives the tag of each new loan; None: none.")},
+    {"tune_malloc", native_tune_malloc, METH_NOARGS,
+     PyDoc_STR("tune_malloc()\n--\n\nKeep freed memory for large messages.")},
     {"stats", native_stats, METH_NOARGS,
      PyDoc_STR("stats()\n--\n\nThe counters of this process, by name.")},
     {NULL, NULL, 0, NULL},

@@ -159,6 +159,11 @@ void zh_link_die(struct zh_link *link, bool drain, const char *format, ...)
     zh_pump_wake(link->pump);
 }
 
+void zh_link_fail(struct zh_link *link, const char *why)
+{
+    zh_link_die(link, false, "the peer broke the protocol: %s", why);
+}
+
 static void detach(struct zh_link *link)
 {
     if (link->detached)
@@ -410,6 +415,14 @@ int zh_link_loan(struct zh_link *link, size_t bytes, bool grow, uint64_t tag,
     if (error != 0)
         zh_arena_unref(link->arena, loaned->block.segment, loaned->block.page);
     return error;
+}
+
+void zh_link_pin(struct zh_link *link, const struct zh_loaned *loaned, bool on)
+{
+    if (on)
+        zh_arena_ref(link->arena, loaned->block.segment, loaned->block.page);
+    else
+        zh_arena_unref(link->arena, loaned->block.segment, loaned->block.page);
 }
 
 void zh_link_unloan(struct zh_link *link, struct zh_loaned *loaned)

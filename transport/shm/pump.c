@@ -42,6 +42,7 @@ struct zh_pump {
     uint32_t used; /* slots below this have been in use */
     uint32_t room;
     struct zh_segment page;
+    uint32_t fork_generation;
     int epoll;
     int wake;
     int timer;
@@ -81,6 +82,7 @@ struct zh_pump *zh_pump_create(int *error)
         return NULL;
     }
     pthread_mutex_init(&pump->lock, NULL);
+    pump->fork_generation = zh_fork_now();
     pump->wake = pump->timer = -1;
     pump->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (pump->epoll >= 0)
@@ -110,10 +112,13 @@ void zh_pump_destroy(struct zh_pump *pump)
     if (pump == NULL)
         return;
     zh_segment_destroy(&pump->page);
-    zh_fork_close_fd(pump->epoll);
-    zh_fork_close_fd(pump->wake);
-    zh_fork_close_fd(pump->timer);
-    pthread_mutex_destroy(&pump->lock);
+    if (pump->fork_generation ==
+        zh_fork_now()) { /* else the numbers may be somebody else's by now */
+        zh_fork_close_fd(pump->epoll);
+        zh_fork_close_fd(pump->wake);
+        zh_fork_close_fd(pump->timer);
+        pthread_mutex_destroy(&pump->lock);
+    }
     free(pump->slots);
     free(pump);
 }

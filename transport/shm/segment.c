@@ -45,6 +45,7 @@ int zh_segment_create(struct zh_segment *segment, const char *name, size_t size)
     segment->base = base;
     segment->size = size;
     segment->fd = fd;
+    segment->fork_generation = zh_fork_now();
     ZH_FAILPOINT(segment_created);
     return 0;
 
@@ -60,7 +61,7 @@ fail:
 
 void zh_segment_destroy(struct zh_segment *segment)
 {
-    if (segment->base != NULL) {
+    if (segment->base != NULL && segment->fork_generation == zh_fork_now()) {
         zh_fork_untrack_mapping(segment->base);
         munmap(segment->base, segment->size);
         zh_fork_close_fd(segment->fd);

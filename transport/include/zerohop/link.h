@@ -105,6 +105,11 @@ ZH_API bool zh_link_ready(const struct zh_link *link);
  */
 ZH_API int zh_link_loan(struct zh_link *link, size_t bytes, bool grow, uint64_t tag,
                         struct zh_loaned *loaned);
+/*
+ * Keep the block of a loan that is being filled from being used again, should the link end
+ * meanwhile; `false` ends that. To be called before anything that could end the link.
+ */
+ZH_API void zh_link_pin(struct zh_link *link, const struct zh_loaned *loaned, bool on);
 /* Take back a loan that was not posted. */
 ZH_API void zh_link_unloan(struct zh_link *link, struct zh_loaned *loaned);
 
@@ -148,7 +153,12 @@ ZH_API void zh_link_loans(struct zh_link *link,
                           void (*each)(void *context, const struct zh_ledger_entry *entry),
                           void *context);
 
-/* Declare the link dead, with a reason (copied). Loans come back, the socket is shut. Idempotent.
+/* The peer broke a rule that only the caller knows: dead at once, loans come back. */
+ZH_API void zh_link_fail(struct zh_link *link, const char *why);
+
+/*
+ * End the link in order, with a reason (copied), or, when the peer has ended it, leave the pump.
+ * What is still lent stays the peer's until it has ended its side. Idempotent.
  */
 ZH_API void zh_link_close(struct zh_link *link, const char *why);
 

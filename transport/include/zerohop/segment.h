@@ -13,6 +13,7 @@ struct zh_segment {
     uint8_t *base;
     size_t size; /* bytes, a multiple of the page size */
     int fd;
+    uint32_t fork_generation; /* an ancestor's segment is overlaid and left alone */
 };
 
 /* A segment of a peer, mapped read-only. The peer may change every byte at any time. */

@@ -1,0 +1,364 @@
+/*
+ * Calls: what the client's and the server's have in common, and the protocol of each. One struct
+ * serves both; `client` tells them apart. See native.h for what each field means, call_type.c for
+ * Python's view.
+ */
+#include "native.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "zerohop/stats.h"
+
+bool call_ready(const Call *call, uint32_t mask)
+{
+    if (call->done)
+        return true;
+    if ((mask & EVENT_INITIAL) != 0 && call->got_initial)
+        return true;
+    if ((mask & EVENT_MESSAGE) != 0 && (call->inbox.used > 0 || call->got_end))
+        return true;
+    return (mask & EVENT_WRITABLE) != 0 && call->started && call->outbox == NULL &&
+           call->send_credit > 0;
+}
+
+void call_event(Call *call, uint32_t events)
+{
+    for (Waiter *waiter = call->waiters; waiter != NULL; waiter = waiter->call_next)
+        waiter_wake(waiter);
+    call->events |= events;
+    if (call->on_event != NULL && call->pump != NULL)
+        pump_push_event(call->pump, call);
+}
+
+int call_flush(Call *call)
+{
+    Link *link = call->link;
+    int error = 0;
+
+    if (link == NULL || call->done || !call->started || call->flushing)
+        return 0;
+    if (call->outbox != NULL) {
+        if (call->send_credit <= 0)
+            return 0;
+        call->flushing = true;
+        PyObject *message = call->outbox;
+        struct zh_record header = {.kind = ZH_MESSAGE, .call = call->id};
+        if (call->want_end)
+            header.flags |= ZH_END_STREAM;
+        Py_INCREF(message);
+        error = link_post_call(link, &header, NULL, message, ZH_CALLS, false);
+        call->flushing = false;
+        if (error == 0) {
+            call->send_credit -= MESSAGE_COST((uint64_t)PyBytes_Size(message));
+            Py_CLEAR(call->outbox);
+            call->sent_end = call->sent_end || (header.flags & ZH_END_STREAM) != 0;
+            zh_stat_add(ZH_STAT_STREAMS_MESSAGES_SENT, 1);
+        }
+        Py_DECREF(message);
+    }
+    /* The end may have been asked for while a large message was being copied. */
+    if (error == 0 && !call->done && call->outbox == NULL && call->want_end && !call->sent_end) {
+        struct zh_record header = {.kind = ZH_HALF_CLOSE, .call = call->id};
+        error = link_post_call(link, &header, NULL, NULL, ZH_CALLS, false);
+        call->sent_end = error == 0;
+    }
+    return error;
+}
+
+int call_flush_or_stall(Call *call)
+{
+    int error = call_flush(call);
+
+    if (is_exhaustion(error)) {
+        link_stall(call->link, call);
+        return 0;
+    }
+    return error;
+}
+
+void call_taken(Call *call, PyObject *message)
+{
+    if (call->done || call->link == NULL || call->got_end)
+        return;
+    call->consumed += MESSAGE_COST((uint64_t)PyBytes_Size(message));
+    if (call->consumed < STREAM_WINDOW / 2)
+        return;
+    uint32_t grant = call->consumed > UINT32_MAX ? UINT32_MAX : (uint32_t)call->consumed;
+    if (zh_link_credit(call->link->link, call->id, grant) == 0) {
+        call->consumed -= grant;
+        call->recv_window += grant;
+    }
+}
+
+/* Out of everything that a call is in while it is open. */
+static void leave(Call *call)
+{
+    if (call->pump != NULL)
+        pump_remove_deadline(call->pump, call);
+    Py_CLEAR(call->outbox);
+    Py_CLEAR(call->metadata_area);
+    if (call->background) {
+        call->background = false;
+        pump_background(call->pump, -1);
+    }
+}
+
+/* --- the client
+ * ----------------------------------------------------------------------------------- */
+
+/* The number of a method on a link; posts its name first. ZH_NO_NAME: not to be interned. Or
+ * -errno. */
+static int64_t intern(Link *link, PyObject *method)
+{
+    PyObject *known = PyDict_GetItemWithError(link->names, method);
+    if (known != NULL)
+        return PyLong_AsLong(known);
+    PyObject *text = PyUnicode_AsUTF8String(method);
+    if (text == NULL || PyBytes_Size(text) > (Py_ssize_t)ZH_NAME_BYTES ||
+        link->next_name == ZH_NAMES) {
+        Py_XDECREF(text);
+        PyErr_Clear();
+        return ZH_NO_NAME;
+    }
+    struct zh_record header = {.kind = ZH_NAME, .method = link->next_name};
+    int error = link_post_call(link, &header, NULL, text, ZH_CALLS, false);
+    Py_DECREF(text);
+    if (error != 0)
+        return error;
+    PyObject *number = PyLong_FromUnsignedLong(link->next_name);
+    if (number == NULL || PyDict_SetItem(link->names, method, number) != 0)
+        PyErr_Clear(); /* the name is spent; it will be posted again under another number */
+    Py_XDECREF(number);
+    return link->next_name++;
+}
+
+int client_post_start(Call *call)
+{
+    Link *link = call->link;
+    struct zh_record header = {.kind = ZH_CALL, .deadline = call->deadline};
+    const uint8_t *metadata = NULL;
+    Buffer named;
+    int error;
+
+    if (link->dead || link->goaway)
+        return -EPIPE;
+    if (link->free_count == 0)
+        return -EAGAIN;
+    int64_t number = intern(link, call->method);
+    if (number < 0)
+        return (int)number;
+    if (call->metadata_area != NULL) {
+        metadata = (const uint8_t *)PyBytes_AsString(call->metadata_area);
+        header.metadata_bytes = (uint32_t)PyBytes_Size(call->metadata_area);
+    }
+    buffer_init(&named);
+    if (number == ZH_NO_NAME) {
+        PyObject *text = PyUnicode_AsUTF8String(call->method);
+        if (text == NULL ||
+            metadata_encode_text(&named, SECTION_METHOD, PyBytes_AsString(text),
+                                 (size_t)PyBytes_Size(text)) != 0 ||
+            metadata_append_raw(&named, metadata, header.metadata_bytes) != 0) {
+            PyErr_Clear();
+            Py_XDECREF(text);
+            buffer_free(&named);
+            return -EINVAL;
+        }
+        Py_DECREF(text);
+        metadata = named.data;
+        header.metadata_bytes = (uint32_t)named.used;
+    }
+    uint16_t index = link->free_list[--link->free_count];
+    uint64_t id = index | (uint64_t)(link->generations[index] + 1) << 32;
+    bool end = call->want_end;
+    header.method = (uint32_t)number;
+    header.call = id;
+    if (end)
+        header.flags |= ZH_END_STREAM;
+    PyObject *message = Py_XNewRef(call->outbox);
+    error = link_post_call(link, &header, metadata, message, ZH_CALLS, false);
+    buffer_free(&named);
+    Py_XDECREF(message);
+    if (error != 0) {
+        link->free_list[link->free_count++] = index;
+        return error;
+    }
+    link->generations[index]++;
+    link->open_calls++;
+    zh_stat_add(ZH_STAT_CALLS_STARTED, 1);
+    if (call->done) {
+        /* Given up while the message was being copied: the server must hear of it. */
+        struct zh_record cancel = {.kind = ZH_CANCEL, .call = id};
+        link_post_call(link, &cancel, NULL, NULL, 0, false);
+        return 0;
+    }
+    call->id = id;
+    call->started = true;
+    call->sent_end = end;
+    Py_CLEAR(call->outbox);
+    Py_CLEAR(call->metadata_area);
+    link->calls[index] = (Call *)Py_NewRef((PyObject *)call);
+    return 0;
+}
+
+int client_begin(Call *call, Link *link)
+{
+    call->link = (Link *)Py_NewRef((PyObject *)link);
+    call->pump = (Pump *)Py_NewRef((PyObject *)link->pump);
+    int error = -EAGAIN;
+    if (link->stalled == NULL) /* else it waits its turn */
+        error = client_post_start(call);
+    if (is_exhaustion(error)) {
+        link_stall(link, call);
+        return 0;
+    }
+    return error;
+}
+
+void client_finish(Call *call, int code, const char *details)
+{
+    if (call->done)
+        return;
+    call->done = true;
+    call->code = code;
+    if (details != NULL && call->details == NULL) {
+        call->details = PyUnicode_DecodeUTF8(details, (Py_ssize_t)strlen(details), "replace");
+        if (call->details == NULL)
+            PyErr_Clear();
+    }
+    call->got_initial = call->got_end = true;
+    leave(call);
+    call_event(call, EVENT_INITIAL | EVENT_MESSAGE | EVENT_WRITABLE | EVENT_DONE);
+}
+
+void client_fail(Call *call, int error)
+{
+    if (error == -EPIPE)
+        client_cancel(call, STATUS_UNAVAILABLE, "the link has ended");
+    else
+        client_cancel(call, STATUS_RESOURCE_EXHAUSTED,
+                      "the message is larger than the arena's limit");
+}
+
+void client_cancel(Call *call, int code, const char *details)
+{
+    Link *link = call->link;
+
+    if (call->done)
+        return;
+    if (call->started && link != NULL && !link->dead) {
+        struct zh_record header = {.kind = ZH_CANCEL, .call = call->id};
+        /* One slot is kept for it. */
+        link_post_call(link, &header, NULL, NULL, 0, false);
+        uint32_t index = (uint32_t)call->id;
+        if (link->calls[index] == call) {
+            link->calls[index] = NULL;
+            Py_DECREF((PyObject *)call); /* not the last reference: the caller has one */
+        }
+    }
+    client_finish(call, code, details);
+}
+
+void client_expired(Call *call)
+{
+    if (call->started || call->link == NULL)
+        client_cancel(call, STATUS_DEADLINE_EXCEEDED, "Deadline Exceeded");
+    else
+        client_cancel(call, STATUS_RESOURCE_EXHAUSTED,
+                      "no slot or memory for the call until its deadline: the server does not take "
+                      "what it has been sent");
+}
+
+/* --- the server
+ * ----------------------------------------------------------------------------------- */
+
+/* The status is posted, or nobody waits for it: out of the link's table. */
+static void server_leave(Call *call)
+{
+    Link *link = call->link;
+
+    call->done = true;
+    call->got_end = true;
+    leave(call);
+    if (link != NULL) {
+        uint32_t index = (uint32_t)call->id;
+        if (link->calls[index] == call) {
+            link->calls[index] = NULL;
+            link->open_calls--;
+            Py_DECREF((PyObject *)call); /* not the last reference: the caller has one */
+        }
+    }
+    server_call_closed(call);
+    call_event(call, EVENT_INITIAL | EVENT_MESSAGE | EVENT_WRITABLE | EVENT_DONE);
+}
+
+void server_finish(Call *call, int code, const char *details, PyObject *trailing, PyObject *message)
+{
+    static const char too_long[] = "received metadata size exceeds hard limit";
+    Buffer buffer;
+    Link *link = call->link;
+    int error = -ENOMEM;
+    size_t details_bytes = details == NULL ? 0 : strlen(details);
+
+    if (call->done || call->finishing)
+        return;
+    call->finishing = true;
+    buffer_init(&buffer);
+    if ((details_bytes == 0 ||
+         metadata_encode_text(&buffer, SECTION_DETAILS, details, details_bytes) == 0) &&
+        metadata_encode(&buffer, trailing, SECTION_TRAILING) == 0) {
+        if (buffer.counted > METADATA_HARD_LIMIT) {
+            buffer.used = 0;
+            metadata_encode_text(&buffer, SECTION_DETAILS, too_long, sizeof(too_long) - 1);
+            code = STATUS_RESOURCE_EXHAUSTED;
+            message = NULL;
+        }
+        struct zh_record header = {.kind = ZH_STATUS, .method = (uint32_t)code, .call = call->id};
+        header.metadata_bytes = (uint32_t)buffer.used;
+        size_t bytes = buffer.used + (message == NULL ? 0 : (size_t)PyBytes_Size(message));
+        /* What fits into one slot goes into the slot that is kept for it; more leaves the others
+         * theirs. */
+        uint32_t keep = bytes <= ZH_SLOT - sizeof(header) ? 0 : ZH_CALLS - 1;
+        error = link_post_call(link, &header, buffer.data, message, keep, false);
+        if (error == -EAGAIN && keep != 0) {
+            header.flags = 0;
+            error = link_post_call(link, &header, buffer.data, message, 0, true);
+        }
+    } else {
+        /* The trailing metadata was checked when it was set; what is left is memory. */
+        PyErr_Clear();
+    }
+    if (is_exhaustion(error) || error == -EINVAL) {
+        struct zh_record header = {
+            .kind = ZH_STATUS, .method = STATUS_RESOURCE_EXHAUSTED, .call = call->id};
+        link_post_call(link, &header, NULL, NULL, 0, false);
+    }
+    buffer_free(&buffer);
+    /* The link may have ended while a large message was being copied. */
+    if (!call->done)
+        server_leave(call);
+}
+
+void server_cancelled(Call *call, int code)
+{
+    if (call->done)
+        return;
+    call->cancelled = true;
+    if (call->link != NULL && !call->link->dead) {
+        /* The index is free for the client again, whatever the handler is doing. */
+        server_finish(call, code,
+                      code == STATUS_DEADLINE_EXCEEDED ? "Deadline Exceeded" : "Cancelled", NULL,
+                      NULL);
+    } else {
+        server_leave(call);
+    }
+}
+
+void call_expired(Call *call)
+{
+    if (call->client)
+        client_expired(call);
+    else
+        server_cancelled(call, STATUS_DEADLINE_EXCEEDED);
+}

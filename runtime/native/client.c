@@ -1,0 +1,462 @@
+/*
+ * The client's fast path: Channel, which picks a link for each call, and UnaryUnary, which makes a
+ * blocking call in one C call.
+ */
+#include "native.h"
+
+#include <string.h>
+
+#include "wait.h"
+#include "zerohop/fork.h"
+
+PyTypeObject *Channel_Type, *UnaryUnary_Type;
+
+/* A channel whose pump nobody has polled for so long looks first whether its links still live. */
+#define STALE_NS UINT64_C(2000000)
+
+/* grpcio's words (grpc/_channel.py), which programs and tests look for. */
+#define BAD_REQUEST "Exception serializing request!"
+#define BAD_RESPONSE "Exception deserializing response!"
+#define NO_CREDENTIALS                                                                             \
+    "Established channel does not have a sufficient security level to transfer call credential."
+
+typedef struct {
+    PyObject_HEAD Pump *pump; /* strong */
+    PyObject *links;          /* list of Link, kept by Python */
+    Py_ssize_t next;          /* where the round robin is */
+    PyObject *acquire;        /* callable(deadline_ns, wait_for_ready) -> Link; raises RpcError */
+    PyObject *fail;           /* callable(call): raises the RpcError of a call that ended badly */
+    PyObject *report;         /* callable(exception, text): logs a serializer's exception */
+    PyObject *call_type;
+    uint64_t max_receive;
+    uint64_t max_send;
+    bool wait_for_ready;
+} Channel;
+
+typedef struct {
+    PyObject_HEAD Channel *channel;
+    PyObject *method, *serializer, *deserializer;
+} UnaryUnary;
+
+/* --- Channel
+ * -------------------------------------------------------------------------------------- */
+
+static bool alive(const Link *link)
+{
+    return !link->dead && !link->goaway && zh_link_state(link->link) == ZH_LINK_OPEN;
+}
+
+/* Notice the death of links that nobody has been polling. */
+static void freshen(Pump *pump)
+{
+    int token;
+
+    if (pump->aio || pump->sleepers > 0 || pump->holder != NULL ||
+        zh_now() - pump->last_events < STALE_NS)
+        return;
+    if (pump_hold(pump, &token)) {
+        pump_poll_events(pump);
+        pump_release(pump, &token);
+    }
+}
+
+/* A live link, borrowed; NULL without an exception when there is none. */
+static Link *pick(Channel *channel)
+{
+    Py_ssize_t count = PyList_Size(channel->links);
+
+    if (channel->pump->fork_generation != zh_fork_now())
+        return NULL;
+    if (count > 0)
+        freshen(channel->pump);
+    count = PyList_Size(channel->links);
+    for (Py_ssize_t i = 0; i < count; i++) {
+        Py_ssize_t at = (channel->next + i) % count;
+        Link *link = (Link *)PyList_GetItem(channel->links, at);
+        if (TYPE_OF(link) == Link_Type && alive(link)) {
+            channel->next = at + 1;
+            return link;
+        }
+    }
+    return NULL;
+}
+
+static PyObject *channel_pick(Channel *channel, PyObject *Py_UNUSED(ignored))
+{
+    Link *link = pick(channel);
+    return Py_NewRef(link != NULL ? (PyObject *)link : Py_None);
+}
+
+static PyObject *channel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    PyObject *pump;
+
+    (void)kwargs;
+    if (!PyArg_ParseTuple(args, "O!:Channel", Pump_Type, &pump))
+        return NULL;
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    Channel *channel = (Channel *)alloc(type, 0);
+    if (channel == NULL)
+        return NULL;
+    channel->pump = (Pump *)Py_NewRef(pump);
+    channel->max_receive = channel->max_send = UINT64_MAX;
+    channel->call_type = Py_NewRef((PyObject *)ClientCall_Type);
+    channel->links = PyList_New(0);
+    if (channel->links == NULL) {
+        Py_DECREF(channel);
+        return NULL;
+    }
+    return (PyObject *)channel;
+}
+
+static int channel_traverse(Channel *channel, visitproc visit, void *arg)
+{
+    Py_VISIT(TYPE_OF(channel));
+    Py_VISIT(channel->pump);
+    Py_VISIT(channel->links);
+    Py_VISIT(channel->acquire);
+    Py_VISIT(channel->fail);
+    Py_VISIT(channel->report);
+    Py_VISIT(channel->call_type);
+    return 0;
+}
+
+static int channel_clear(Channel *channel)
+{
+    Py_CLEAR(channel->links);
+    Py_CLEAR(channel->acquire);
+    Py_CLEAR(channel->fail);
+    Py_CLEAR(channel->report);
+    Py_CLEAR(channel->call_type);
+    return 0;
+}
+
+static void channel_dealloc(Channel *channel)
+{
+    PyTypeObject *type = TYPE_OF(channel);
+
+    PyObject_GC_UnTrack(channel);
+    channel_clear(channel);
+    Py_CLEAR(channel->pump);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(channel);
+    Py_DECREF(type);
+}
+
+/* --- UnaryUnary
+ * ----------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject *request, *timeout, *metadata, *credentials, *wait_for_ready, *compression;
+} Arguments;
+
+static bool given(PyObject *value)
+{
+    return value != NULL && value != Py_None;
+}
+
+static int parse_arguments(PyObject *args, PyObject *kwargs, Arguments *a)
+{
+    static char *names[] = {"request",        "timeout",     "metadata", "credentials",
+                            "wait_for_ready", "compression", NULL};
+
+    memset(a, 0, sizeof(*a));
+    if (kwargs == NULL && PyTuple_Size(args) == 1) {
+        a->request = PyTuple_GetItem(args, 0);
+        return 0;
+    }
+    return PyArg_ParseTupleAndKeywords(args, kwargs, "O|OOOOO", names, &a->request, &a->timeout,
+                                       &a->metadata, &a->credentials, &a->wait_for_ready,
+                                       &a->compression)
+               ? 0
+               : -1;
+}
+
+static int parse_deadline(PyObject *timeout, uint64_t *deadline)
+{
+    *deadline = 0;
+    if (!given(timeout))
+        return 0;
+    double seconds = PyFloat_AsDouble(timeout);
+    if (seconds == -1.0 && PyErr_Occurred())
+        return -1;
+    if (seconds > 1e9) /* 30 years: none, as with grpcio's infinite future */
+        return 0;
+    *deadline = seconds <= 0 ? 1 : zh_now() + (uint64_t)(seconds * 1e9);
+    return 0;
+}
+
+/* A (de)serializer raised: log it as grpcio does. Clears the exception. */
+static void report(Channel *channel, const char *text)
+{
+    PyObject *type, *value, *traceback;
+
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback != NULL && value != NULL)
+        PyException_SetTraceback(value, traceback);
+    if (channel->report != NULL && value != NULL) {
+        PyObject *words = PyUnicode_FromString(text);
+        PyObject *result = words == NULL
+                               ? NULL
+                               : PyObject_CallFunctionObjArgs(channel->report, value, words, NULL);
+        if (result == NULL)
+            PyErr_WriteUnraisable(channel->report);
+        Py_XDECREF(result);
+        Py_XDECREF(words);
+    }
+    Py_XDECREF(type);
+    Py_XDECREF(value);
+    Py_XDECREF(traceback);
+}
+
+/* Start the call and wait for its end. 0, or -1 with an exception. */
+static int run(UnaryUnary *self, Call *call, const Arguments *a)
+{
+    Channel *channel = self->channel;
+    PyObject *message;
+    uint64_t deadline;
+
+    call->max_receive = channel->max_receive;
+    call->max_send = channel->max_send;
+    if (parse_deadline(a->timeout, &deadline) != 0)
+        return -1;
+    if (self->serializer == Py_None)
+        message = Py_NewRef(a->request);
+    else
+        message = PyObject_CallFunctionObjArgs(self->serializer, a->request, NULL);
+    if (message == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_Exception))
+            return -1;
+        report(channel, BAD_REQUEST);
+        client_finish(call, STATUS_INTERNAL, BAD_REQUEST);
+        return 0;
+    }
+    int error = client_prepare(call, self->method, message, a->metadata, deadline, true);
+    Py_DECREF(message);
+    if (error != 0)
+        return -1;
+    if (given(a->credentials))
+        client_finish(call, STATUS_LAST, NO_CREDENTIALS);
+    if (call->done)
+        return 0;
+
+    Link *link = pick(channel);
+    if (link != NULL) {
+        Py_INCREF((PyObject *)link);
+    } else {
+        int wait = channel->wait_for_ready;
+        if (given(a->wait_for_ready))
+            wait = PyObject_IsTrue(a->wait_for_ready);
+        PyObject *ns = PyLong_FromUnsignedLongLong(deadline);
+        PyObject *found = ns == NULL ? NULL
+                                     : PyObject_CallFunctionObjArgs(
+                                           channel->acquire, ns, wait ? Py_True : Py_False, NULL);
+        Py_XDECREF(ns);
+        if (found == NULL)
+            return -1;
+        if (TYPE_OF(found) != Link_Type) {
+            Py_DECREF(found);
+            PyErr_SetString(PyExc_TypeError, "acquire must return a Link");
+            return -1;
+        }
+        link = (Link *)found;
+    }
+    error = client_begin(call, link);
+    Pump *pump = (Pump *)Py_NewRef((PyObject *)link->pump);
+    Py_DECREF((PyObject *)link);
+    if (error != 0) {
+        client_fail(call, error);
+    } else if (!call->done) {
+        int how = pump_wait(pump, call, EVENT_DONE, deadline);
+        if (how < 0)
+            client_cancel(call, STATUS_CANCELLED, "Locally cancelled by application!");
+        else if (how > 0)
+            client_expired(call);
+        error = how < 0 ? -1 : 0;
+    }
+    Py_DECREF((PyObject *)pump);
+    return error < 0 && PyErr_Occurred() ? -1 : 0;
+}
+
+/* The response of a call that is done, or NULL with the exception that stands for its status. */
+static PyObject *conclude(UnaryUnary *self, Call *call)
+{
+    Channel *channel = self->channel;
+
+    if (call->code == STATUS_OK) {
+        PyObject *message = queue_pop(&call->inbox);
+        if (message == NULL) {
+            call->code = STATUS_INTERNAL;
+            call->details = PyUnicode_FromString("the server sent no response");
+        } else if (self->deserializer == Py_None) {
+            return message;
+        } else {
+            PyObject *response = PyObject_CallFunctionObjArgs(self->deserializer, message, NULL);
+            Py_DECREF(message);
+            if (response != NULL)
+                return response;
+            if (!PyErr_ExceptionMatches(PyExc_Exception))
+                return NULL;
+            report(channel, BAD_RESPONSE);
+            call->code = STATUS_INTERNAL;
+            PyObject *details = PyUnicode_FromString(BAD_RESPONSE);
+            Py_XDECREF(call->details);
+            call->details = details;
+        }
+    }
+    PyObject *result = PyObject_CallFunctionObjArgs(channel->fail, (PyObject *)call, NULL);
+    if (result != NULL) {
+        Py_DECREF(result);
+        PyErr_SetString(PyExc_SystemError, "fail() must raise");
+    }
+    return NULL;
+}
+
+static PyObject *unary_invoke(UnaryUnary *self, PyObject *args, PyObject *kwargs,
+                              PyObject *call_type, Call **finished)
+{
+    Arguments a;
+
+    if (parse_arguments(args, kwargs, &a) != 0 || pump_check_fork(self->channel->pump) != 0)
+        return NULL;
+    Call *call = (Call *)PyObject_CallNoArgs(call_type);
+    if (call == NULL)
+        return NULL;
+    PyObject *response = NULL;
+    if (run(self, call, &a) == 0)
+        response = conclude(self, call);
+    if (finished != NULL && response != NULL)
+        *finished = call;
+    else
+        Py_DECREF((PyObject *)call);
+    return response;
+}
+
+static PyObject *unary_call(UnaryUnary *self, PyObject *args, PyObject *kwargs)
+{
+    return unary_invoke(self, args, kwargs, (PyObject *)ClientCall_Type, NULL);
+}
+
+static PyObject *unary_with_call(UnaryUnary *self, PyObject *args, PyObject *kwargs)
+{
+    Call *call = NULL;
+    PyObject *response = unary_invoke(self, args, kwargs, self->channel->call_type, &call);
+
+    if (response == NULL)
+        return NULL;
+    return Py_BuildValue("(NN)", response, (PyObject *)call);
+}
+
+static PyObject *unary_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    PyObject *channel, *method, *serializer, *deserializer;
+
+    (void)kwargs;
+    if (!PyArg_ParseTuple(args, "O!UOO:UnaryUnary", Channel_Type, &channel, &method, &serializer,
+                          &deserializer))
+        return NULL;
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    UnaryUnary *self = (UnaryUnary *)alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->channel = (Channel *)Py_NewRef(channel);
+    self->method = Py_NewRef(method);
+    self->serializer = Py_NewRef(serializer);
+    self->deserializer = Py_NewRef(deserializer);
+    return (PyObject *)self;
+}
+
+static int unary_traverse(UnaryUnary *self, visitproc visit, void *arg)
+{
+    Py_VISIT(TYPE_OF(self));
+    Py_VISIT(self->channel);
+    Py_VISIT(self->serializer);
+    Py_VISIT(self->deserializer);
+    return 0;
+}
+
+static void unary_dealloc(UnaryUnary *self)
+{
+    PyTypeObject *type = TYPE_OF(self);
+
+    PyObject_GC_UnTrack(self);
+    Py_CLEAR(self->channel);
+    Py_CLEAR(self->method);
+    Py_CLEAR(self->serializer);
+    Py_CLEAR(self->deserializer);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    release(self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef channel_methods[] = {
+    {"pick", (PyCFunction)channel_pick, METH_NOARGS,
+     PyDoc_STR("pick()\n--\n\nThe next live link, or None.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMemberDef channel_members[] = {
+    {"links", T_OBJECT, offsetof(Channel, links), READONLY, PyDoc_STR("list of Link, to be kept.")},
+    {"acquire", T_OBJECT, offsetof(Channel, acquire), 0,
+     PyDoc_STR("acquire(deadline_ns, wait_for_ready) -> Link; raises RpcError.")},
+    {"fail", T_OBJECT, offsetof(Channel, fail), 0, PyDoc_STR("fail(call): raise its RpcError.")},
+    {"report", T_OBJECT, offsetof(Channel, report), 0,
+     PyDoc_STR("report(exception, text): log a serializer's exception.")},
+    {"call_type", T_OBJECT, offsetof(Channel, call_type), 0, PyDoc_STR("What with_call returns.")},
+    {"max_receive", T_ULONGLONG, offsetof(Channel, max_receive), 0,
+     PyDoc_STR("Bytes of a message.")},
+    {"max_send", T_ULONGLONG, offsetof(Channel, max_send), 0, PyDoc_STR("Bytes of a message.")},
+    {NULL, 0, 0, 0, NULL},
+};
+
+static PyType_Slot channel_slots[] = {
+    {Py_tp_new, (void *)channel_new},
+    {Py_tp_dealloc, (void *)channel_dealloc},
+    {Py_tp_traverse, (void *)channel_traverse},
+    {Py_tp_clear, (void *)channel_clear},
+    {Py_tp_methods, channel_methods},
+    {Py_tp_members, channel_members},
+    {Py_tp_doc, (void *)PyDoc_STR("Picks a link for each call.")},
+    {0, NULL},
+};
+
+static PyType_Spec channel_spec = {
+    .name = "zerohop._native.Channel",
+    .basicsize = sizeof(Channel),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+    .slots = channel_slots,
+};
+
+static PyMethodDef unary_methods[] = {
+    {"with_call", (PyCFunction)(void (*)(void))unary_with_call, METH_VARARGS | METH_KEYWORDS,
+     PyDoc_STR("with_call(request, timeout=None, ...)\n--\n\n(response, call).")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot unary_slots[] = {
+    {Py_tp_new, (void *)unary_new},
+    {Py_tp_dealloc, (void *)unary_dealloc},
+    {Py_tp_traverse, (void *)unary_traverse},
+    {Py_tp_call, (void *)unary_call},
+    {Py_tp_methods, unary_methods},
+    {Py_tp_doc, (void *)PyDoc_STR("A unary-unary method of a channel; calling it blocks.")},
+    {0, NULL},
+};
+
+static PyType_Spec unary_spec = {
+    .name = "zerohop._native.UnaryUnary",
+    .basicsize = sizeof(UnaryUnary),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
+    .slots = unary_slots,
+};
+
+int client_type_init(PyObject *module)
+{
+    Channel_Type = (PyTypeObject *)PyType_FromSpec(&channel_spec);
+    UnaryUnary_Type = (PyTypeObject *)PyType_FromSpec(&unary_spec);
+    if (Channel_Type == NULL || UnaryUnary_Type == NULL ||
+        PyModule_AddObjectRef(module, "Channel", (PyObject *)Channel_Type) != 0)
+        return -1;
+    return PyModule_AddObjectRef(module, "UnaryUnary", (PyObject *)UnaryUnary_Type);
+}

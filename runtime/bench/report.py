@@ -1,0 +1,206 @@
+"""What a run found, as a table for people and as JSON for programs."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from itertools import zip_longest
+from typing import Any
+
+from zerohop.bench.cases import Case
+from zerohop.bench.machine import LIMIT
+from zerohop.bench.results import CaseResult, IdleFigures, RunResult, VariantResult, Verdict
+from zerohop.bench.stats import Summary
+
+SCHEMA = 1
+
+_ROW = "  {:<22} {:>9} {:>9} {:>11} {:>10} {:>10}  {:<34} {}"
+
+
+def table(run: RunResult) -> str:
+    """All cases: a line for each variant, the targets beside them."""
+    lines = [
+        _ROW.format("", "p50", "p99", "rate", "data", "slower by", "target", "").rstrip(),
+        *(line for result in run.cases for line in _case_lines(result, run)),
+        *closing(run),
+    ]
+    return "\n".join(lines)
+
+
+def heading(run: RunResult) -> Iterator[str]:
+    """The machine and the method: what the figures mean nothing without."""
+    machine, settings = run.machine, run.settings
+    versions: Any = machine["versions"]
+    yield (
+        f"{machine['cpu']}, {machine['cores_allowed']} of {machine['cores']} cores, "
+        f"{machine['memory_mib']} MiB, Linux {machine['kernel']}"
+    )
+    yield ", ".join(
+        [str(machine["python"]), *(f"{name} {version}" for name, version in versions.items())]
+    )
+    yield (
+        f"Client and server are processes of their own. What is compared takes turns: "
+        f"{settings['slices']} slices of {settings['slice_ms']} ms each,"
+    )
+    yield (
+        f"after {settings['warmup']} to warm up. In all of them alike: gc.freeze() after set-up, "
+        f"collector on; the same loop and clock."
+    )
+    for name, reason in run.absent.items():
+        yield f"Not measured: {name}: {reason}"
+
+
+def closing(run: RunResult) -> Iterator[str]:
+    yield ""
+    if run.interrupted:
+        yield "Interrupted: what is above had been measured by then."
+    yield f"CPU taken by other processes while measuring: {run.others_share:.1%}."
+    if not run.is_measurement:
+        yield (
+            f"THIS IS NO MEASUREMENT: others took more than {LIMIT:.0%} of the CPU. "
+            f"Run it on a quiet machine."
+        )
+    elif disturbed := [result.case.name for result in run.cases if result.disturbed]:
+        yield f"No measurement, since others took more than {LIMIT:.0%}: {', '.join(disturbed)}."
+
+
+def _case_lines(result: CaseResult, run: RunResult) -> Iterator[str]:
+    yield ""
+    share = f" (others {result.others_share:.0%}: no measurement)" if result.disturbed else ""
+    yield f"{result.case.name}: {result.case.title}{share}"
+    if result.skipped is not None:
+        yield f"  skipped: {result.skipped}"
+        return
+    valid = run.is_measurement and not result.disturbed
+    figures = [_figures(result, one) for one in result.variants]
+    verdicts = [(one.target.text, _verdict(one, valid)) for one in result.verdicts()]
+    for cells, (target, verdict) in zip_longest(figures, verdicts, fillvalue=("", "")):
+        row = (*cells, "", "", "", "", "", "")[:6]
+        yield _ROW.format(*row, target, verdict).rstrip()
+    for one in result.variants:
+        if one.idle is not None:
+            yield f"  {one.variant.label}: {_idle_text(one.idle)}"
+        for note in notes(one):
+            yield f"  {one.variant.label}: {note}"
+
+
+def _figures(result: CaseResult, one: VariantResult) -> tuple[str, ...]:
+    if one.error is not None:
+        return (one.variant.label, "failed")
+    if one.summary is None:
+        return (one.variant.label,)
+    summary = one.summary
+    slower = result.slower_by(one)
+    return (
+        one.variant.label,
+        _time(summary.p50_us),
+        _time(summary.p99_us),
+        _rate(summary.rate),
+        _data(summary.rate * result.case.size),
+        "" if slower is None else _factor(slower),
+    )
+
+
+def _verdict(verdict: Verdict, valid: bool) -> str:
+    if verdict.met is None or verdict.value is None:
+        return "not measured"
+    word = "met" if verdict.met else "MISSED"
+    value = f"{verdict.value:,.0f}" if verdict.value >= 1000 else f"{verdict.value:.3g}"
+    return f"{word} ({value})" if valid else f"{word} ({value}), but no measurement"
+
+
+def notes(one: VariantResult) -> Iterator[str]:
+    """What a reader has to know about a variant beyond its figures."""
+    if one.error is not None:
+        yield one.error
+    client = one.counters.get("client")
+    if client is not None and not any(client.values()):
+        yield "zerohop's counters did not move: the calls went another way"
+
+
+def _idle_text(idle: IdleFigures) -> str:
+    return (
+        f"server {idle.cpu_percent:.2f} % of a core, {idle.rss_above_mb:.1f} MB above import grpc, "
+        f"{idle.shared_mib:.2f} MiB shared ({idle.server_shared_mib:.2f} in the server); "
+        f"{idle.clients} clients {idle.clients_cpu_percent:.2f} % together, "
+        f"{idle.seconds:.1f} s"
+    )
+
+
+def _factor(slower: float) -> str:
+    if slower < 0.1:
+        return f"1/{1 / slower:.0f} x"
+    return f"{slower:.3g} x" if slower < 100 else f"{slower:.0f} x"
+
+
+def _time(us: float | None) -> str:
+    if us is None:
+        return ""
+    return f"{us:.1f} us" if us < 1000 else f"{us / 1000:.2f} ms"
+
+
+def _rate(rate: float) -> str:
+    return f"{rate / 1000:,.1f} k/s" if rate >= 1000 else f"{rate:.1f} /s"
+
+
+def _data(per_second: float) -> str:
+    """Payload in one direction."""
+    if per_second >= 1e9:
+        return f"{per_second / 1e9:.2f} GB/s"
+    return f"{per_second / 1e6:.1f} MB/s"
+
+
+def as_json(run: RunResult) -> dict[str, Any]:
+    """Everything, for programs; times in us, rates per second."""
+    return {
+        "schema": SCHEMA,
+        "measurement": run.is_measurement,
+        "interrupted": run.interrupted,
+        "others_cpu_share": run.others_share,
+        "others_cpu_limit": LIMIT,
+        "machine": dict(run.machine),
+        "settings": dict(run.settings),
+        "absent": dict(run.absent),
+        "cases": [_case_json(result, run) for result in run.cases],
+    }
+
+
+def _case_json(result: CaseResult, run: RunResult) -> dict[str, Any]:
+    case: Case = result.case
+    return {
+        "name": case.name,
+        "title": case.title,
+        "group": case.group,
+        "size": case.size,
+        "inflight": case.inflight,
+        "timed": case.timed,
+        "skipped": result.skipped,
+        "others_cpu_share": result.others_share,
+        "measurement": run.is_measurement and not result.disturbed,
+        "variants": [_variant_json(result, one) for one in result.variants],
+        "targets": [
+            {
+                "text": one.target.text,
+                "metric": one.target.metric,
+                "limit": one.target.limit,
+                "variant": one.target.variant,
+                "against": one.target.against or None,
+                "value": one.value,
+                "met": one.met,
+            }
+            for one in result.verdicts()
+        ],
+    }
+
+
+def _variant_json(result: CaseResult, one: VariantResult) -> dict[str, Any]:
+    summary: Summary | None = one.summary
+    counters: dict[str, Mapping[str, float]] = dict(one.counters)
+    return {
+        "label": one.variant.label,
+        "backend": one.variant.backend,
+        "raw": one.variant.raw,
+        "error": one.error,
+        "summary": None if summary is None else dataclasses.asdict(summary),
+        "idle": None if one.idle is None else dataclasses.asdict(one.idle),
+        "slower_by": result.slower_by(one),
+        "counters": counters,
+    }

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import os
 import shutil
 import signal
 import sys
@@ -16,7 +17,7 @@ from types import FrameType
 from zerohop.bench import backends, machine, plot, raw_iceoryx2, report, stubs
 from zerohop.bench.cases import CASES, Case, Variant, select
 from zerohop.bench.idle import run_idle
-from zerohop.bench.peers import PeerFailed
+from zerohop.bench.peers import ENDING, PeerFailed
 from zerohop.bench.results import CaseResult, RunResult
 from zerohop.bench.runner import Settings, Workplace, run_case
 
@@ -30,7 +31,8 @@ examples:
   zerohop bench --list                       the cases and their targets
 
 Where other processes take more than 10 % of the CPU meanwhile, the run says that it is no
-measurement. The exit code is 0 all the same, and whether or not targets are met."""
+measurement. The exit code is 0 all the same, and whether or not targets are met; it is 1 where
+zerohop or grpcio failed."""
 
 _LONGEST_FOLDER = 60
 """A unix socket's path holds 107 bytes, and ours add up to 40 to the folder's."""
@@ -52,7 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = _settings(options)
     run = RunResult(
         machine=machine.facts(),
-        settings={**dataclasses.asdict(settings), "quick": options.quick},
+        settings={
+            **dataclasses.asdict(settings),
+            "quick": options.quick,
+            "environment": _environment(),
+        },
         absent=_absent(options.backend),
     )
     print("\n".join(report.heading(run)), flush=True)
@@ -66,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run.interrupted = True
     print("\n" + report.table(run), flush=True)
     failed = _write(run, options.json, options.plot)
-    return 130 if run.interrupted else failed
+    return 130 if run.interrupted else failed or int(bool(run.failures))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -123,6 +129,11 @@ def _settings(options: argparse.Namespace) -> Settings:
     )
 
 
+def _environment() -> dict[str, str]:
+    """What the user's environment tells zerohop; checks and traces would be measured too."""
+    return {name: text for name, text in os.environ.items() if name.startswith("ZEROHOP_")}
+
+
 def _listing() -> str:
     lines = []
     for case in CASES:
@@ -155,7 +166,7 @@ def _workplace(settings: Settings) -> Iterator[Workplace]:
     if len(str(folder)) > _LONGEST_FOLDER:
         folder.rmdir()
         folder = Path(tempfile.mkdtemp(prefix="zerohop-bench-", dir="/tmp"))
-    before = {number: signal.signal(number, interrupt) for number in _ENDING}
+    before = {number: signal.signal(number, interrupt) for number in ENDING}
     try:
         (folder / "registry").mkdir(mode=0o700)
         made = folder / "stubs"
@@ -163,15 +174,12 @@ def _workplace(settings: Settings) -> Iterator[Workplace]:
         stubs.compile_into(made)
         yield Workplace(folder, made, settings, settings.environment(folder))
     finally:
-        for number in _ENDING:
+        for number in ENDING:
             signal.signal(number, signal.SIG_IGN)
         shutil.rmtree(folder, ignore_errors=True)
         raw_iceoryx2.remove_files()
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def _run(place: Workplace, cases: Sequence[Case], run: RunResult) -> None:

@@ -13,6 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""The signals that end a run; what it started ends with it."""
+
 START_S = 60.0
 ANSWER_S = 60.0
 _QUIT_S = 3.0
@@ -172,4 +175,9 @@ class Peers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        # A second Ctrl-C waits until no process is left.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        try:
+            self.close()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -44,6 +44,9 @@ def heading(run: RunResult) -> Iterator[str]:
         f"after {settings['warmup']} to warm up. In all of them alike: gc.freeze() after set-up, "
         f"collector on; the same loop and clock."
     )
+    environment: Any = settings["environment"]
+    if environment:
+        yield "Environment: " + " ".join(f"{name}={text}" for name, text in environment.items())
     for name, reason in run.absent.items():
         yield f"Not measured: {name}: {reason}"
 
@@ -52,6 +55,8 @@ def closing(run: RunResult) -> Iterator[str]:
     yield ""
     if run.interrupted:
         yield "Interrupted: what is above had been measured by then."
+    if run.failures:
+        yield f"FAILED: {', '.join(run.failures)}."
     yield f"CPU taken by other processes while measuring: {run.others_share:.1%}."
     if not run.is_measurement:
         yield (
@@ -71,7 +76,7 @@ def _case_lines(result: CaseResult, run: RunResult) -> Iterator[str]:
         return
     valid = run.is_measurement and not result.disturbed
     figures = [_figures(result, one) for one in result.variants]
-    verdicts = [(one.target.text, _verdict(one, valid)) for one in result.verdicts()]
+    verdicts = [(one.target.text, _verdict(result, one, valid)) for one in result.verdicts()]
     for cells, (target, verdict) in zip_longest(figures, verdicts, fillvalue=("", "")):
         row = (*cells, "", "", "", "", "", "")[:6]
         yield _ROW.format(*row, target, verdict).rstrip()
@@ -99,9 +104,9 @@ def _figures(result: CaseResult, one: VariantResult) -> tuple[str, ...]:
     )
 
 
-def _verdict(verdict: Verdict, valid: bool) -> str:
+def _verdict(result: CaseResult, verdict: Verdict, valid: bool) -> str:
     if verdict.met is None or verdict.value is None:
-        return "not measured"
+        return "failed" if result.failed(verdict.target.variant) else "not measured"
     word = "met" if verdict.met else "MISSED"
     value = f"{verdict.value:,.0f}" if verdict.value >= 1000 else f"{verdict.value:.3g}"
     return f"{word} ({value})" if valid else f"{word} ({value}), but no measurement"

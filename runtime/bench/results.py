@@ -49,6 +49,11 @@ class CaseResult:
     others_share: float = 0.0
     skipped: str | None = None
 
+    def failed(self, label: str) -> bool:
+        """Whether that variant was to be measured and could not be."""
+        one = self._find(label)
+        return one is not None and one.error is not None
+
     @property
     def disturbed(self) -> bool:
         return self.others_share > LIMIT
@@ -106,6 +111,16 @@ class RunResult:
     cases: list[CaseResult] = field(default_factory=list)
     others_share: float = 0.0
     interrupted: bool = False
+
+    @property
+    def failures(self) -> list[str]:
+        """What went wrong, but for raw rows, which are there for comparison only."""
+        return [
+            f"{case.case.name} ({one.variant.label})"
+            for case in self.cases
+            for one in case.variants
+            if one.error is not None and not one.variant.raw
+        ]
 
     @property
     def is_measurement(self) -> bool:

@@ -1,11 +1,12 @@
 """The stock stubs of bench.proto, compiled into the run's own folder."""
 
-import importlib
+import importlib.util
 from pathlib import Path
-from typing import Any
+
+from zerohop.codegen.stubs import StubsError, compile_stubs
 
 PROTO = Path(__file__).with_name("bench.proto")
-_HINT = "zerohop bench needs grpcio-tools: pip install 'zerohop[bench]'"
+_HINT = "stock stubs are made by grpcio-tools: pip install 'zerohop[bench]'"
 
 
 class StubsMissing(RuntimeError):
@@ -14,35 +15,9 @@ class StubsMissing(RuntimeError):
 
 def compile_into(folder: Path) -> None:
     """Writes ``bench_pb2.py`` and ``bench_pb2_grpc.py``, as ``grpc_tools.protoc`` makes them."""
+    if importlib.util.find_spec("grpc_tools") is None:
+        raise StubsMissing(_HINT)
     try:
-        _compiler()(PROTO, folder)
-    except ImportError as error:
-        raise StubsMissing(f"{_HINT} ({error})") from error
-    absent = [
-        name for name in ("bench_pb2.py", "bench_pb2_grpc.py") if not (folder / name).exists()
-    ]
-    if absent:
-        raise StubsMissing(f"compiling {PROTO.name} made no {' and no '.join(absent)}")
-
-
-def _compiler() -> Any:
-    try:
-        return importlib.import_module("zerohop.codegen.stubs").compile_stubs
-    except ImportError:
-        importlib.import_module("grpc_tools.protoc")  # a missing package is said before any work
-        return _protoc
-
-
-def _protoc(proto: Path, folder: Path) -> None:
-    protoc = importlib.import_module("grpc_tools.protoc")
-    code = protoc.main(
-        [
-            "protoc",
-            f"--proto_path={proto.parent}",
-            f"--python_out={folder}",
-            f"--grpc_python_out={folder}",
-            str(proto),
-        ]
-    )
-    if code != 0:
-        raise StubsMissing(f"protoc ended with {code} on {proto.name}")
+        compile_stubs(PROTO, folder)
+    except StubsError as error:
+        raise StubsMissing(str(error)) from error

@@ -48,6 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         cases = select(options.case)
     except ValueError as error:
         parser.error(str(error))
+    for path in (options.json, options.plot):
+        if path is not None and not path.absolute().parent.is_dir():
+            parser.error(f"there is no folder {path.parent} for {path.name}")
+    if options.plot and options.plot.suffix not in plot.FORMATS:
+        parser.error(f"--plot draws {', '.join(plot.FORMATS)}, not {options.plot.name}")
     if options.plot and (reason := plot.missing()):
         print(f"zerohop bench: {reason}", file=sys.stderr)
         return 1
@@ -91,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         help="only this one (may be given again)",
     )  # fmt: skip
     add("--json", type=Path, metavar="FILE", help="write everything that was found")
-    add("--plot", type=Path, metavar="FILE", help="draw a chart (.png, .svg, .pdf)")
+    add("--plot", type=Path, metavar="FILE", help=f"draw a chart ({', '.join(plot.FORMATS)})")
     add("--slice-ms", type=_positive, metavar="MS", help="length of a slice (200)")
     add("--slices", type=_positive, metavar="N", help="slices of each variant (15)")
     add("--quick", action="store_true", help="5 slices of 50 ms: to see that it works")

@@ -7,6 +7,7 @@ from typing import Any
 
 from zerohop.bench.results import CaseResult, RunResult
 
+FORMATS = (".png", ".svg", ".pdf")
 HINT = "--plot needs matplotlib: pip install 'zerohop[bench]'"
 
 

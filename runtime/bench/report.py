@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from itertools import zip_longest
 from typing import Any
 
-from zerohop.bench.cases import Case
+from zerohop.bench.cases import POOL, Case
 from zerohop.bench.machine import LIMIT
 from zerohop.bench.results import CaseResult, IdleFigures, RunResult, VariantResult, Verdict
 from zerohop.bench.stats import Summary
@@ -44,6 +44,10 @@ def heading(run: RunResult) -> Iterator[str]:
         f"after {settings['warmup']} to warm up. In all of them alike: gc.freeze() after set-up, "
         f"collector on; the same loop and clock."
     )
+    yield (
+        f"grpcio's sync servers have {POOL} threads, since they need a pool; zerohop's have one "
+        f"only where the case says so."
+    )
     environment: Any = settings["environment"]
     if environment:
         yield "Environment: " + " ".join(f"{name}={text}" for name, text in environment.items())
@@ -53,8 +57,16 @@ def heading(run: RunResult) -> Iterator[str]:
 
 def closing(run: RunResult) -> Iterator[str]:
     yield ""
+    if run.interrupted and not run.cases:
+        yield "Interrupted before anything had been measured."
+        return
     if run.interrupted:
         yield "Interrupted: what is above had been measured by then."
+    if any(one.variant.raw for case in run.cases for one in case.variants):
+        yield (
+            "Raw bytes: neither protobuf nor calls, deadlines or status; iceoryx2's two sides poll "
+            "without sleeping."
+        )
     if run.failures:
         yield f"FAILED: {', '.join(run.failures)}."
     yield f"CPU taken by other processes while measuring: {run.others_share:.1%}."

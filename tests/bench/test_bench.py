@@ -553,3 +553,5 @@ def test_help_and_list(folder: Path) -> None:
     assert all(case.name in listed for case in CASES)
     bench("--case", "no-such-case", folder=folder, code=2)
     bench("--slices", "0", folder=folder, code=2)
+    bench("--json", "no/such/folder/x.json", folder=folder, code=2)
+    bench("--plot", "x.doc", folder=folder, code=2)

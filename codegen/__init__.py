@@ -1,1 +1,1 @@
-"""The protoc plugin and the message layout it computes."""
+"""From .proto files to Python."""

@@ -75,7 +75,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description="Join the chat room: lines from standard input are said, Ctrl-D leaves."
     )
-    parser.add_argument("--name", default=os.environ.get("USER", "guest"), help="default: %(default)s")
+    parser.add_argument(
+        "--name", default=os.environ.get("USER", "guest"), help="default: %(default)s"
+    )
     parser.add_argument("--target", default="zerohop:///chat", help="default: %(default)s")
     options = parser.parse_args()
     try:

@@ -25,7 +25,7 @@ chat_pb2, chat_pb2_grpc = import_stubs(Path(__file__).with_name("chat.proto"))
 BACKLOG = 1000
 
 
-class Room(chat_pb2_grpc.RoomServicer):  # type: ignore[misc]
+class Room(chat_pb2_grpc.RoomServicer):
     """Who is here, and the lines that each of them has still to read (None: the end)."""
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ async def serve(target: str) -> None:
     try:
         server.add_insecure_port(target)
     except (RuntimeError, OSError) as error:
-        sys.exit(f"cannot serve at {target}: {error}\nIs it in use, or its folder missing? Choose another --target.")
+        sys.exit(f"cannot serve at {target}: {error}\nIs it in use, or its folder missing?")
     await server.start()
     print(f"The room is at {target}. Ctrl-C closes it.", flush=True)
 

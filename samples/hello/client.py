@@ -1,7 +1,9 @@
-"""Ask the greeter for a greeting; samples/hello/server.py says how to start it.
+"""Ask the greeter for a greeting:
 
     python samples/hello/client.py
     python samples/hello/client.py Anna --target unix:/tmp/hello.sock
+
+`samples/hello/server.py` says how to start it and what targets there are.
 """
 
 import argparse

@@ -24,7 +24,7 @@ from zerohop.codegen.stubs import import_stubs
 hello_pb2, hello_pb2_grpc = import_stubs(Path(__file__).with_name("hello.proto"))
 
 
-class Greeter(hello_pb2_grpc.GreeterServicer):  # type: ignore[misc]
+class Greeter(hello_pb2_grpc.GreeterServicer):
     """The service."""
 
     def SayHello(self, request: Any, context: Any) -> Any:
@@ -44,7 +44,7 @@ def main() -> None:
     try:
         server.add_insecure_port(target)
     except (RuntimeError, OSError) as error:
-        sys.exit(f"cannot serve at {target}: {error}\nIs it in use, or its folder missing? Choose another --target.")
+        sys.exit(f"cannot serve at {target}: {error}\nIs it in use, or its folder missing?")
     server.start()
     print(f"The greeter is at {target}. Ctrl-C stops it.", flush=True)
 

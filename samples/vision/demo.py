@@ -11,6 +11,7 @@ Start with resize.py to see what a service looks like, and with transports.py fo
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import re
@@ -114,9 +115,12 @@ def publish(row: Row, transport: Transport, out: Path) -> Any:
 
 def run(transports: Sequence[Transport], seconds: float, size: str, out: Path) -> None:
     photos = find_photos()
-    out.mkdir(parents=True, exist_ok=True)
-    if not os.access(out, os.W_OK):
-        raise RowError(f"{out} cannot be written to: choose another --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise RowError(f"{out}: {error.strerror}: choose another --out") from error
     print(f"{len(photos)} photographs from {photos[0].parent}, {size} from the camera", flush=True)
     print("Starting camera, resize, edges and catalogue ...", flush=True)
     with running(transports, size) as row:
@@ -124,10 +128,10 @@ def run(transports: Sequence[Transport], seconds: float, size: str, out: Path) -
             results = measure(row, transports, seconds)
             published = publish(row, transports[0], out)
         except grpc.RpcError as error:
-            ended = "".join(f"\n{what}; its message is above" for what in row.ended())
-            raise RowError(
-                f"a call failed: {error.code().name}: {error.details()}{ended}"
-            ) from error
+            time.sleep(0.2)  # what broke the call may be about to end
+            if ended := row.ended():
+                raise row.failure(ended[0]) from error
+            raise RowError(f"a call failed: {error.code().name}: {error.details()}") from error
     measured = {"size": size, "transports": {r.transport.key: r.as_json() for r in results}}
     (out / "vision.json").write_text(json.dumps(measured, indent=1) + "\n")
     from chart import draw  # half a second of imports, after the measurement
@@ -202,6 +206,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    # Imported modules live beside this file, wherever the demo is started from.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     sys.exit(main())

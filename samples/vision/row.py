@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,15 @@ from transports import Transport
 SERVICES = ("camera", "resize", "edges", "catalogue")
 
 START_SECONDS = 30.0
+
+# What the services get unless the user's environment says otherwise. Without the first two, glibc
+# returns freed blocks of a picture's size to the kernel and fetches them again page by page, but
+# only in threads that came first: 1.7 times between two ways that were one and the same.
+ENVIRONMENT = {
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(64 << 20),
+    "GRPC_VERBOSITY": "ERROR",
+}
 
 # A unix socket's path has at most 107 bytes; our longest name, with its slash, has less than 32.
 LONGEST_DIRECTORY = 107 - 32
@@ -50,12 +60,18 @@ class Row:
         return total
 
     def ended(self) -> list[str]:
-        """Those that are no longer there, with how they ended."""
-        return [
-            f"{name} ended with code {process.returncode}"
-            for name, process in self._processes.items()
-            if process.poll() is not None
-        ]
+        """Those that are no longer there."""
+        return [name for name, process in self._processes.items() if process.poll() is not None]
+
+    def failure(self, name: str) -> RowError:
+        """That the service `name` has ended."""
+        process = self._processes[name]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=5)
+        code = process.returncode
+        if code is not None and code < 0:
+            return RowError(f"the service {name} was killed: {signal.Signals(-code).name}")
+        return RowError(f"the service {name} ended with code {code}; its message is above")
 
     def wait_ready(self) -> None:
         until = time.monotonic() + START_SECONDS
@@ -72,11 +88,7 @@ class Row:
                 raise RowError(f"the service {name} does not answer; is the machine overloaded?")
         line = process.stdout.readline()
         if not line:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=5)
-            raise RowError(
-                f"the service {name} ended with code {process.returncode}; its message is above"
-            )
+            raise self.failure(name)
         return json.loads(line)
 
     def close(self) -> None:
@@ -120,6 +132,6 @@ def _start(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "VISION_SIZE": size},
+        env={**ENVIRONMENT, **os.environ, "VISION_SIZE": size},
         process_group=0,  # so that Ctrl-C goes to the demo alone, which then ends the services
     )

@@ -71,9 +71,11 @@ def _hops(axes: Axes, results: Sequence[Results]) -> None:
         axes.barh(places, p99, thickness * 0.88, color=colour, alpha=0.28)
         axes.barh(places, p50, thickness * 0.88, color=colour, label=result.transport.label)
         for place, low, high in zip(places, p50, p99, strict=True):
-            axes.text(high + longest * 0.012, place, f"{low:,.0f}", va="center", weight="bold")
+            median = axes.text(
+                high + longest * 0.012, place, f"{low:,.0f}", va="center", weight="bold"
+            )
             axes.annotate(
-                f"p99 {high:,.0f}", (high + longest * 0.012, place), (42, 0),
+                f"p99 {high:,.0f}", (1, 0.5), (6, 0), xycoords=median,
                 textcoords="offset points", va="center", fontsize=8.5, color=FADED,
             )  # fmt: skip
     axes.set_xlim(0, longest * 1.24)

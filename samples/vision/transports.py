@@ -73,7 +73,9 @@ class Transport:
 
     def counters(self) -> dict[str, int]:
         """This process's transport counters; empty where the transport has none."""
-        return dict(self.rpc.stats()) if self.counted else {}
+        if not self.counted:
+            return {}
+        return {name: count for name, count in self.rpc.stats().items() if isinstance(count, int)}
 
 
 def _empty(shape: tuple[int, ...]) -> Pixels:

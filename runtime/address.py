@@ -27,9 +27,9 @@ MAX_NAME = 255
 LOCAL_TTL = 1.0  # seconds that the list of this machine's addresses is kept
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*):")
-# What grpcio's URI parser takes in a path; a target with anything else is a host name to it.
-_URI_PATH = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*\Z")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.\-]{0,253})\Z")
+# To the system's resolver `127.1` is an address in an old spelling; to grpcio's it is nothing.
+_OLD_ADDRESS = re.compile(r"(?:.*\.)?(?:[0-9]+|0[xX][0-9A-Fa-f]*)\.?\Z")
 _SERVICES = {"http": 80, "https": 443}
 
 
@@ -75,15 +75,11 @@ def parse_target(target: str) -> Target:
     if scheme == "zerohop":
         return _parse_zerohop(target, rest)
     if scheme in ("dns", "ipv4", "ipv6", "unix", "unix-abstract"):
-        uri = _split_uri(rest)
-        if uri is not None:
-            return _parse_known(target, scheme, *uri)
-    elif scheme in ("xds", "google-c2p", "google-c2p-experimental", "vsock"):
+        return _parse_known(target, scheme, *_split_uri(rest))
+    if scheme in ("xds", "google-c2p", "google-c2p-experimental", "vsock"):
         return Target(target, "other")
     # Anything else is a host: `localhost:50051` too begins like a URI with a scheme.
-    if "%" in target and _URI_PATH.match(target):
-        return _parse_host(target, urllib.parse.unquote(target), "")
-    return _parse_host(target, target, "")
+    return _parse_host(target, urllib.parse.unquote(target), "")
 
 
 def _parse_shm(target: str, rest: str) -> Target:
@@ -112,15 +108,13 @@ def check_name(name: str) -> str:
     return name
 
 
-def _split_uri(rest: str) -> tuple[str, str] | None:
-    """(authority, path) of what follows a scheme, or None where grpcio's parser gives up."""
+def _split_uri(rest: str) -> tuple[str, str]:
+    """(authority, path) of what follows a scheme, decoded. grpcio's parser takes any character."""
     rest = re.split(r"[?#]", rest, maxsplit=1)[0]
     authority = ""
     if rest.startswith("//"):
         authority, slash, path = rest[2:].partition("/")
         rest = slash + path
-    if not _URI_PATH.match(authority) or not _URI_PATH.match(rest):
-        return None
     return urllib.parse.unquote(authority), urllib.parse.unquote(rest)
 
 
@@ -128,12 +122,12 @@ def _parse_known(target: str, scheme: str, authority: str, path: str) -> Target:
     other = Target(target, "other")
     if scheme == "dns":
         return _parse_host(target, path.removeprefix("/"), authority)
-    if authority or "\0" in path or not path:
+    if authority or not path:
         return other  # grpcio refuses an authority for all of these
-    if scheme == "unix":
-        return Target(target, "unix", path=path)
-    if scheme == "unix-abstract":
-        return Target(target, "unix-abstract", path=path)
+    if scheme in ("unix", "unix-abstract"):
+        if "," in path or "\0" in path:  # several sockets; none
+            return other
+        return Target(target, "unix" if scheme == "unix" else "unix-abstract", path=path)
     addresses = []
     for item in path.removeprefix("/").split(","):
         host, port = _split_host_port(item)
@@ -149,7 +143,7 @@ def _parse_host(target: str, text: str, authority: str) -> Target:
     host, port = _split_host_port(text)
     number = _port_number(port) if port else DEFAULT_PORT
     ip = normalize_ip(host)
-    if not number or (ip is None and not _HOST.match(host)):
+    if not number or (ip is None and (not _HOST.match(host) or _OLD_ADDRESS.match(host))):
         return Target(target, "other")
     addresses = ((ip, number),) if ip is not None else ()
     return Target(target, "dns", "", "", host, number, authority, addresses)
@@ -331,12 +325,12 @@ def canonical_address(text: str) -> str:
 
 
 def listening_addresses(text: str) -> list[str]:
-    """What a server's address, as given to `add_insecure_port`, listens on.
+    """What a server's address, as given to `add_insecure_port`, listens on, in canonical form.
 
     A name is looked up here, by the server, as grpcio does when it binds; so a peer that reads
     the registry never asks a resolver for what somebody else wrote.
     """
-    canonical = canonical_address(text)
+    canonical = canonical_address(urllib.parse.unquote(text))
     if canonical.startswith(("unix:", "unix-abstract:")):
         return [canonical]
     host, port = split_address(canonical)
@@ -346,6 +340,14 @@ def listening_addresses(text: str) -> list[str]:
     if not found:
         raise ValueError(f"address {text!r}: {host!r} does not resolve to an address")
     return found
+
+
+def bound_address(text: str, port: int) -> str:
+    """What to publish for `add_insecure_port(text)` that returned `port`."""
+    if text.startswith(("unix:", "unix-abstract:")):
+        return text
+    host, _ = _split_host_port(urllib.parse.unquote(text))
+    return format_address(host, port)
 
 
 def advertised_address(text: str) -> str:

@@ -1,9 +1,10 @@
 """What one registry entry says: its JSON form, the checks on what a peer wrote, what it matches."""
 
+import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from zerohop.address import (
@@ -169,7 +170,7 @@ def matching(
     has to be advertised on purpose.
     """
     here = [entry for entry in entries if entry.netns == netns]
-    wanted = [_canonical(candidate) for candidate in candidates]
+    wanted = list(_canonical(candidates))
     local = False
     for address in wanted:
         ip, port = _address(address)
@@ -193,10 +194,13 @@ def matching(
     return ()
 
 
-def _canonical(candidate: Candidate) -> str:
-    return (
-        canonical_address(candidate) if isinstance(candidate, str) else format_address(*candidate)
-    )
+def _canonical(candidates: Sequence[Candidate]) -> Iterator[str]:
+    for candidate in candidates:
+        if isinstance(candidate, tuple):
+            yield format_address(*candidate)
+        else:
+            with contextlib.suppress(ValueError):  # nobody can have published it
+                yield canonical_address(candidate)
 
 
 def _address(canonical: str) -> tuple[str | None, int]:

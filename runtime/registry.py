@@ -107,27 +107,7 @@ class Registration:
         grpcio's spelling and with the real port; names in them are looked up here. `advertise` are
         HOST:PORT by which others know this server. Raises ValueError for what is none of these.
         """
-        self._check_alive()
-        names = tuple(dict.fromkeys(check_name(name) for name in names))
-        listening = {one: None for text in addresses for one in listening_addresses(text)}
-        inodes = {one: socket_inode(one) for one in listening if one.startswith("unix:")}
-        entry = Entry(
-            key=self._key,
-            names=names,
-            addresses=tuple(listening),
-            advertise=tuple(dict.fromkeys(advertised_address(text) for text in advertise)),
-            netns=network_namespace(),
-            pid=self._pid,
-            pidns=namespace("pid"),
-            start_time=start_time(),
-            uid=os.geteuid(),
-            socket_path=self.socket_path,
-            inodes={address: inode for address, inode in inodes.items() if inode},
-        )
-        data = encode(entry)
-        with directory.opened(self._path) as folder:
-            directory.write(folder, self._path, self._key, data)
-        self._entry = entry
+        self._write(_names(names), _listening(addresses), _advertised(advertise))
 
     def update(
         self,
@@ -136,13 +116,14 @@ class Registration:
         advertise: Sequence[str] | None = None,
     ) -> None:
         """Replace some parts of a committed entry; None leaves a part as it is."""
-        self._check_alive()
-        if self._entry is None:
+        entry = self._entry
+        if entry is None:
+            self._check_alive()
             raise RegistryError("this registration is not committed: commit() comes first")
-        self.commit(
-            self._entry.names if names is None else names,
-            self._entry.addresses if addresses is None else addresses,
-            self._entry.advertise if advertise is None else advertise,
+        self._write(
+            entry.names if names is None else _names(names),
+            entry.addresses if addresses is None else _listening(addresses),
+            entry.advertise if advertise is None else _advertised(advertise),
         )
 
     def close(self) -> None:
@@ -163,6 +144,29 @@ class Registration:
         state = "closed" if self.closed else "committed" if self._entry else "reserved"
         return f"<zerohop registration {self._key} in {self._path}, {state}>"
 
+    def _write(
+        self, names: tuple[str, ...], addresses: tuple[str, ...], advertise: tuple[str, ...]
+    ) -> None:
+        self._check_alive()
+        inodes = {a: socket_inode(a) for a in addresses if a.startswith("unix:")}
+        entry = Entry(
+            key=self._key,
+            names=names,
+            addresses=addresses,
+            advertise=advertise,
+            netns=network_namespace(),
+            pid=self._pid,
+            pidns=namespace("pid"),
+            start_time=start_time(),
+            uid=os.geteuid(),
+            socket_path=self.socket_path,
+            inodes={address: inode for address, inode in inodes.items() if inode},
+        )
+        data = encode(entry)
+        with directory.opened(self._path) as folder:
+            directory.write(folder, self._path, self._key, data)
+        self._entry = entry
+
     def _check_alive(self) -> None:
         if self._pid != os.getpid():
             raise RegistryError(
@@ -179,6 +183,18 @@ class Registration:
                 os.close(self._lock_fd)
         self._lock_fd = -1
         self._entry = None
+
+
+def _names(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(check_name(name) for name in names))
+
+
+def _listening(addresses: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(one for text in addresses for one in listening_addresses(text)))
+
+
+def _advertised(addresses: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(advertised_address(text) for text in addresses))
 
 
 class Registry:

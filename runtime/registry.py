@@ -324,7 +324,7 @@ def _uids_from_environment() -> Collection[int]:
     try:
         return [int(uid) for uid in text.split(",") if uid.strip()]
     except ValueError:
-        raise ValueError(
+        raise RegistryError(
             f"ZEROHOP_ALLOW_UIDS={text!r}: expected numbers of users with commas between"
         ) from None
 

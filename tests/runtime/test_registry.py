@@ -309,5 +309,5 @@ def test_an_entry_under_another_users_lock_is_skipped(shared, spawn) -> None:
 
 def test_a_bad_list_of_users_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZEROHOP_ALLOW_UIDS", "alice")
-    with pytest.raises(ValueError, match="ZEROHOP_ALLOW_UIDS='alice'"):
+    with pytest.raises(RegistryError, match="ZEROHOP_ALLOW_UIDS='alice'"):
         Registry()

@@ -9,6 +9,7 @@ program calls `zerohop.install()` itself.
 """
 
 import errno
+import importlib
 import os
 import re
 import shutil
@@ -92,7 +93,7 @@ def ignored_options(command: Sequence[str]) -> str:
     """The options in `python OPTIONS script` that keep Python from loading sitecustomize."""
     if not _PYTHON.match(os.path.basename(command[0])):
         return ""
-    found = []
+    found: list[str] = []
     arguments = iter(command[1:])
     for argument in arguments:
         if not argument.startswith("-") or argument in ("-", "--"):
@@ -125,10 +126,10 @@ def watch() -> None:
     """Do what `autoload/sitecustomize.py` does, in a process where it has not run."""
     sys.path.append(AUTOLOAD)
     try:
-        import zerohop_autoload
+        module = importlib.import_module("zerohop_autoload")
     finally:
         sys.path.remove(AUTOLOAD)
-    zerohop_autoload.watch()
+    module.watch()
 
 
 def under_opentelemetry() -> None:

@@ -112,11 +112,7 @@ def sandbox() -> Result:
 
 def dpdk() -> Result:
     """For information: between processes of one machine it plays no part."""
-    patterns = (
-        "/usr/lib/*/librte_eal.so*",
-        "/usr/lib64/librte_eal.so*",
-        "/usr/local/lib*/**/*eal*",
-    )
-    libraries = [path for pattern in patterns for path in glob.glob(pattern, recursive=True)]
+    folders = ("/usr/lib/*", "/usr/lib64", "/usr/local/lib", "/usr/local/lib/*")
+    libraries = [path for folder in folders for path in glob.glob(f"{folder}/librte_eal.so*")]
     where = libraries[0] if libraries else "not installed"
     return ok(f"{where}; not needed on one machine")

@@ -9,15 +9,13 @@ import os
 import sys
 
 if sys.version_info >= (3, 11) and os.environ.get("ZEROHOP_RUN") == "1":
-    import zerohop_autoload
-
-    zerohop_autoload.watch()
+    __import__("zerohop_autoload").watch()
 
 _here = os.path.dirname(os.path.abspath(__file__))
 _ours = sys.modules.pop("sitecustomize")
 sys.path[:] = [path for path in sys.path if os.path.abspath(path or ".") != _here]
 try:
-    import sitecustomize  # noqa: F401  # the next one on the path
+    __import__("sitecustomize")  # the next one on the path
 except ImportError as error:
     if getattr(error, "name", "sitecustomize") != "sitecustomize":
         raise

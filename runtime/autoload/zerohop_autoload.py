@@ -4,10 +4,15 @@ Nothing of zerohop is imported before that, so that a program without grpc pays 
 comes inside the import statement, so that `from grpc import server` already gets ours.
 """
 
+from __future__ import annotations
+
 import sys
-from collections.abc import Callable, Sequence
-from importlib.machinery import ModuleSpec
-from types import ModuleType
+
+TYPE_CHECKING = False  # as mypy knows it, without importing typing
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
 
 _WATCHED = ("grpc", "zerohop")
 
@@ -58,9 +63,7 @@ class _Finder:
         if self in sys.meta_path:
             sys.meta_path.remove(self)
         try:
-            from zerohop.install import install
-
-            install()
+            __import__("zerohop.install", fromlist=["install"]).install()
         except Exception as error:
             _complain(error)
 

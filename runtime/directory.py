@@ -196,6 +196,8 @@ def write(directory: int, path: str, key: str, data: bytes) -> None:
     with _lock:
         if key not in _own:
             raise RegistryError(f"the registry {path}: the entry {key} is closed")
+        if not _exists(directory, key + ".lock"):
+            raise RegistryError(f"the registry {path}: somebody has removed {key}.lock")
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=directory)
         try:
@@ -212,6 +214,13 @@ def write(directory: int, path: str, key: str, data: bytes) -> None:
             raise RegistryError(
                 f"the registry {path}: cannot write to it ({error.strerror})"
             ) from None
+
+
+def _exists(directory: int, name: str) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+        return True
+    return False
 
 
 def _open_socket_to_group(directory: int, name: str) -> None:

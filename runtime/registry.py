@@ -18,6 +18,7 @@ from zerohop.address import (
     Candidate,
     advertised_address,
     check_name,
+    format_address,
     listening_addresses,
     network_namespace,
 )
@@ -163,8 +164,11 @@ class Registration:
             inodes={address: inode for address, inode in inodes.items() if inode},
         )
         data = encode(entry)
-        with directory.opened(self._path) as folder:
-            directory.write(folder, self._path, self._key, data)
+        try:
+            with directory.opened(self._path) as folder:
+                directory.write(folder, self._path, self._key, data)
+        except FileNotFoundError:
+            raise RegistryError(f"the registry {self._path}: somebody has removed it") from None
         self._entry = entry
 
     def _check_alive(self) -> None:
@@ -275,6 +279,25 @@ class Registry:
         grpcio's order, `unix:` paths, and the target's own `name:port`. See `entry.matching`.
         """
         return list(matching(self._admitted(), addresses, network_namespace()))
+
+    def why_not(self, addresses: Sequence[Candidate]) -> str:
+        """Why `lookup_address` finds nothing, for a person who asks."""
+        entries = self.entries()
+        for entry in matching(entries, addresses, network_namespace()):
+            return (
+                f"{describe(entry)}: another user's, whom uid {os.geteuid()} does not admit "
+                "(ZEROHOP_ALLOW_UIDS)"
+            )
+        for entry in entries:
+            if matching([entry], addresses, entry.netns):
+                return (
+                    f"{describe(entry)}: in another network namespace, where it is reached by what "
+                    "it advertises"
+                )
+        texts = [a if isinstance(a, str) else format_address(*a) for a in addresses]
+        return (
+            f"no server in {self._path} listens on {' or '.join(texts) or 'an address like that'}"
+        )
 
     def generation(self) -> Generation:
         """A value that stays the same while nothing is published, updated or removed.

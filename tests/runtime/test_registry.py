@@ -236,6 +236,25 @@ def test_generation_misses_no_change_however_fast(registry: Registry) -> None:
             assert registry.generation() != generation
 
 
+def test_a_registry_that_is_removed_under_a_server(registry, folder) -> None:
+    with registry.publish(["a"]) as registration:
+        (folder / f"{registration.key}.lock").unlink()
+        with pytest.raises(RegistryError, match="somebody has removed"):
+            registration.update(names=["b"])
+    with registry.publish(["a"]) as registration:
+        folder.rename(folder.with_name("other"))
+        with pytest.raises(RegistryError, match="somebody has removed it"):
+            registration.update(names=["b"])
+    assert registration.closed
+
+
+def test_why_a_target_is_not_local(registry, folder) -> None:
+    assert registry.why_not(candidates("127.0.0.1:1")) == (
+        f"no server in {folder} listens on 127.0.0.1:1"
+    )
+    assert "an address like that" in registry.why_not(candidates("xds:///a"))
+
+
 @needs_root
 def test_entries_of_another_network_namespace(registry, spawn, run) -> None:
     with registry.publish(["near"], ["127.0.0.1:6000"]):
@@ -243,6 +262,7 @@ def test_entries_of_another_network_namespace(registry, spawn, run) -> None:
         assert {entry.names for entry in registry.entries()} == {("far",), ("near",)}
         assert registry.lookup("far") == []
         assert registry.lookup_address(candidates("127.0.0.1:5000")) == []
+        assert "in another network namespace" in registry.why_not(candidates("127.0.0.1:5000"))
         assert len(registry.lookup_address(candidates("far.example:80"))) == 1
         assert len(registry.lookup_address(candidates("127.0.0.1:6000"))) == 1
         code = """
@@ -277,14 +297,15 @@ def test_a_directory_shared_by_several_users(shared, left, spawn, run) -> None:
                 socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET).connect(entry.socket_path)
             return len(entries)
         print([(e.names, e.uid) for e in Registry().entries()], Registry().lookup('a'))
+        print('ZEROHOP_ALLOW_UIDS' in Registry().why_not([('127.0.0.1', 1)]))
         print(connects(Registry(allow_uids=[4701]).lookup('a')))
         os.environ['ZEROHOP_ALLOW_UIDS'] = '1, 4701'
         print(connects(Registry().lookup_address([('127.0.0.1', 1)])))
         """
     )
-    assert run(look) == ["[(('a',), 4701)] []", "1", "1"]
+    assert run(look) == ["[(('a',), 4701)] []", "True", "1", "1"]
     process.kill()
-    assert run(look) == ["[] []", "0", "0"]
+    assert run(look) == ["[] []", "False", "0", "0"]
     assert left() == []  # another user's stale entry was removed
 
 

@@ -53,6 +53,8 @@ class Pump:
         """For an event loop: something was posted, an answer is on its way; poll for a while."""
     def run(self) -> None:
         """Be a background thread of this pump until it closes."""
+    def watch(self, change: int, /) -> None:
+        """Listen for the end of links though no call is open (+1), or no more (-1)."""
     def links(self) -> list[Link]: ...
     def close(self) -> None:
         """Close all links and end the background threads."""
@@ -175,7 +177,9 @@ class Server:
     running: int
     def __new__(cls, pump: Pump, /) -> Server: ...
     def listen(self, path: str, mode: int, /) -> None:
-        """Listen on a unix socket; may be called again. OSError's strerror is a sentence."""
+        """Bind to a unix socket; may be called again. OSError's strerror is a sentence."""
+    def start(self) -> None:
+        """Accept links and serve calls."""
     def stop(self) -> None:
         """Take no more links and calls; running calls go on."""
     def cancel_all(self) -> None: ...

@@ -178,6 +178,8 @@ struct Pump {
     uint32_t parked_for_good; /* of these, those that only a kick ends */
     uint32_t pooled;          /* servers here that hand their calls to a pool */
     uint32_t threads;         /* background threads in all */
+    uint32_t serving; /* of these, those that are in a handler or a callback */
+    bool kicked; /* the sleeper is being woken */
     uint32_t greeting;        /* links whose peers have not greeted yet */
     uint32_t background;      /* open calls that nobody may be waiting for */
     uint32_t servers;         /* servers that listen here */
@@ -204,6 +206,7 @@ struct Server {
     int listeners[SERVER_LISTENERS];
     uint32_t listener_count;
     uint32_t key; /* in the pump's table of listeners */
+    bool serving; /* between start and stop */
     bool paused;  /* out of descriptors: not accepting for a moment */
     bool stopping;
     uint32_t open;       /* calls received whose status has not been posted */

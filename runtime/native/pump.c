@@ -158,6 +158,7 @@ void pump_push_event(Pump *pump, Call *call)
     call->event_next = NULL;
     *pump->events_tail = call;
     pump->events_tail = &call->event_next;
+    pump_kick(pump);
 }
 
 void pump_run_events(Pump *pump)
@@ -411,6 +412,17 @@ static PyObject *pump_expect(Pump *pump, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* Somebody wants to hear of links that end, though no call is open: listen, or listen no more. */
+static PyObject *pump_watch(Pump *pump, PyObject *args)
+{
+    int change;
+
+    if (!PyArg_ParseTuple(args, "i:watch", &change) || pump_check_fork(pump) != 0)
+        return NULL;
+    pump_background(pump, change);
+    Py_RETURN_NONE;
+}
+
 static PyObject *pump_close(Pump *pump, PyObject *Py_UNUSED(ignored))
 {
     if (pump->fork_generation != zh_fork_now()) {
@@ -455,6 +467,8 @@ static PyMethodDef pump_methods[] = {
      PyDoc_STR("expect()\n--\n\nPoll for a while: an answer is on its way.")},
     {"run", (PyCFunction)pump_run, METH_NOARGS,
      PyDoc_STR("run()\n--\n\nBe a background thread of this pump until it closes.")},
+    {"watch", (PyCFunction)pump_watch, METH_VARARGS,
+     PyDoc_STR("watch(change)\n--\n\nListen for the end of links (+1), or no more (-1).")},
     {"links", (PyCFunction)pump_links, METH_NOARGS, PyDoc_STR("links()\n--\n\nThe live links.")},
     {"close", (PyCFunction)pump_close, METH_NOARGS,
      PyDoc_STR("close()\n--\n\nClose all links and end the background threads.")},

@@ -158,16 +158,19 @@ static void stop_listening(Server *server)
         return;
     if (pump->fork_generation == zh_fork_now()) {
         for (uint32_t i = 0; i < server->listener_count; i++) {
-            if (!server->paused)
+            if (server->serving && !server->paused)
                 zh_pump_unwatch(pump->pump, server->listeners[i]);
             zh_fork_close_fd(server->listeners[i]);
         }
-        pump->servers--;
-        if (server->submit != NULL)
-            pump->pooled--;
+        if (server->serving) {
+            pump->servers--;
+            if (server->submit != NULL)
+                pump->pooled--;
+        }
     }
     server->listener_count = 0;
-    if (pump->listeners[server->key] == server) {
+    if (server->serving) {
+        server->serving = false;
         pump->listeners[server->key] = NULL;
         Py_DECREF((PyObject *)server); /* not the last reference: the caller has one */
     }
@@ -208,6 +211,16 @@ static int take_key(Server *server)
     return 0;
 }
 
+static int watch_listener(Server *server, int fd)
+{
+    int error = zh_pump_watch(server->pump->pump, fd, server->key);
+    if (error != 0) {
+        errno = -error;
+        PyErr_SetFromErrno(PyExc_OSError);
+    }
+    return error;
+}
+
 static PyObject *server_listen(Server *server, PyObject *args)
 {
     const char *path;
@@ -229,22 +242,30 @@ static PyObject *server_listen(Server *server, PyObject *args)
         Py_XDECREF(arguments);
         return NULL;
     }
-    if (server->listener_count == 0 && take_key(server) != 0) {
-        zh_fork_close_fd(fd);
-        return NULL;
-    }
-    int error = zh_pump_watch(pump->pump, fd, server->key);
-    if (error != 0) {
-        zh_fork_close_fd(fd);
-        errno = -error;
-        return PyErr_SetFromErrno(PyExc_OSError);
-    }
-    if (server->listener_count == 0) {
-        pump->servers++;
-        if (server->submit != NULL)
-            pump->pooled++;
-    }
     server->listeners[server->listener_count++] = fd;
+    if (server->serving && watch_listener(server, fd) != 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *server_start(Server *server, PyObject *Py_UNUSED(ignored))
+{
+    Pump *pump = server->pump;
+
+    if (pump_check_fork(pump) != 0)
+        return NULL;
+    if (server->serving || server->listener_count == 0)
+        Py_RETURN_NONE;
+    if (take_key(server) != 0)
+        return NULL;
+    server->serving = true;
+    pump->servers++;
+    if (server->submit != NULL)
+        pump->pooled++;
+    for (uint32_t i = 0; i < server->listener_count; i++) {
+        if (watch_listener(server, server->listeners[i]) != 0)
+            return NULL;
+    }
     pump_kick(pump);
     Py_RETURN_NONE;
 }
@@ -324,8 +345,10 @@ static PyObject *server_serve_in_pool(Server *server, PyObject *call)
 
 static PyMethodDef server_methods[] = {
     {"listen", (PyCFunction)server_listen, METH_VARARGS,
-     PyDoc_STR("listen(path, mode)\n--\n\nListen on a unix socket; may be called again.\n\n"
+     PyDoc_STR("listen(path, mode)\n--\n\nBind to a unix socket; may be called again.\n\n"
                "Raises OSError with a sentence for the user.")},
+    {"start", (PyCFunction)server_start, METH_NOARGS,
+     PyDoc_STR("start()\n--\n\nAccept links and serve calls.")},
     {"stop", (PyCFunction)server_stop, METH_NOARGS,
      PyDoc_STR("stop()\n--\n\nTake no more links and calls; running calls go on.")},
     {"cancel_all", (PyCFunction)server_cancel_all, METH_NOARGS,

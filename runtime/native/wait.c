@@ -276,7 +276,9 @@ int pump_wait(Pump *pump, Call *call, uint32_t mask, uint64_t until)
 
 void pump_kick(Pump *pump)
 {
-    if (pump->aio || pump->closing)
+    /* A background thread that is neither busy with a handler nor asleep will see for itself. */
+    if (pump->aio || pump->closing || pump->kicked ||
+        pump->threads > pump->serving + pump->parked + pump->sleepers)
         return;
     if (pump->parking != NULL) {
         Waiter *waiter = pump->parking;
@@ -285,6 +287,7 @@ void pump_kick(Pump *pump)
         pump->parked--;
         waiter_wake(waiter);
     } else if (pump->sleepers > 0) {
+        pump->kicked = true; /* until it has woken */
         zh_pump_wake(pump->pump);
     } else if (pump->threads < BACKGROUND_THREADS && pump->spawn != NULL) {
         pump->threads++;
@@ -369,12 +372,16 @@ PyObject *pump_run(Pump *pump, PyObject *Py_UNUSED(ignored))
 
     while (!pump->closing && raised == 0) {
         if (pump->events != NULL) {
+            pump->serving++;
             pump_run_events(pump);
+            pump->serving--;
             continue;
         }
         if (pump->calls != NULL) {
             Call *call = pump_pop_call(pump);
+            pump->serving++;
             serve_call(call);
+            pump->serving--;
             Py_DECREF((PyObject *)call);
             continue;
         }
@@ -400,6 +407,7 @@ PyObject *pump_run(Pump *pump, PyObject *Py_UNUSED(ignored))
         pump->sleepers++;
         n = sleep_in_epoll(pump, events, 0);
         pump->sleepers--;
+        pump->kicked = false;
         raised = PyErr_CheckSignals();
     }
     pump->threads--;

@@ -117,6 +117,7 @@ class ClientCall(_Call):
 
     def start(
         self,
+        channel: Channel,
         link: Link,
         method: str,
         message: bytes | None,
@@ -195,12 +196,16 @@ class Channel:
     acquire: Callable[[int, bool], Link] | None
     fail: Callable[[ClientCall], object] | None
     report: Callable[[BaseException, str], object] | None
+    refresh: Callable[[], object] | None
+    wait_for_ready: bool
     call_type: type[ClientCall]
     max_receive: int
     max_send: int
     def __new__(cls, pump: Pump, /) -> Channel: ...
     def pick(self) -> Link | None:
         """The next live link, or None."""
+    def cancel_all(self, code: int, details: str, /) -> None:
+        """End this channel's calls; others may share its links."""
 
 class UnaryUnary:
     """A unary-unary method of a channel; calling it blocks."""

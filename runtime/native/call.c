@@ -99,6 +99,7 @@ static void leave(Call *call)
         pump_remove_deadline(call->pump, call);
     Py_CLEAR(call->outbox);
     Py_CLEAR(call->metadata_area);
+    Py_CLEAR(call->owner);
     if (call->background) {
         call->background = false;
         pump_background(call->pump, -1);

@@ -33,6 +33,7 @@ static int call_traverse(Call *call, visitproc visit, void *arg)
     Py_VISIT(call->pump);
     Py_VISIT(call->server);
     Py_VISIT(call->on_event);
+    Py_VISIT(call->owner);
     Py_VISIT(call->entry);
     Py_VISIT(call->user_code);
     Py_VISIT(call->user_details);
@@ -44,6 +45,7 @@ static int call_traverse(Call *call, visitproc visit, void *arg)
 static int call_clear(Call *call)
 {
     Py_CLEAR(call->on_event);
+    Py_CLEAR(call->owner);
     Py_CLEAR(call->entry);
     Py_CLEAR(call->user_code);
     Py_CLEAR(call->user_details);
@@ -135,15 +137,15 @@ int client_prepare(Call *call, PyObject *method, PyObject *message, PyObject *me
     return 0;
 }
 
-/* start(link, method, message, metadata, deadline_ns, end, background) */
+/* start(owner, link, method, message, metadata, deadline_ns, end, background) */
 static PyObject *client_start(Call *call, PyObject *args)
 {
     Link *link;
-    PyObject *method, *message, *metadata;
+    PyObject *owner, *method, *message, *metadata;
     unsigned long long deadline;
     int end, background;
 
-    if (!PyArg_ParseTuple(args, "O!UOOKpp:start", Link_Type, &link, &method, &message, &metadata,
+    if (!PyArg_ParseTuple(args, "OO!UOOKpp:start", &owner, Link_Type, &link, &method, &message, &metadata,
                           &deadline, &end, &background) ||
         pump_check_fork(link->pump) != 0)
         return NULL;
@@ -158,6 +160,7 @@ static PyObject *client_start(Call *call, PyObject *args)
         return NULL;
     if (call->done)
         Py_RETURN_NONE;
+    call->owner = Py_NewRef(owner);
     int error = client_begin(call, link);
     if (error != 0) {
         client_fail(call, error);
@@ -410,7 +413,7 @@ static PyMethodDef client_methods[] = {
     WAIT_METHOD,
     INITIAL_METHOD,
     {"start", (PyCFunction)client_start, METH_VARARGS,
-     PyDoc_STR("start(link, method, message, metadata, deadline_ns, end, background)\n--\n\n"
+     PyDoc_STR("start(channel, link, method, message, metadata, deadline_ns, end, background)\n--\n\n"
                "Post the call, or queue it until there is room.")},
     {"half_close", (PyCFunction)call_half_close, METH_NOARGS,
      PyDoc_STR("half_close()\n--\n\nNo more messages.")},

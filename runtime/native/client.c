@@ -14,6 +14,9 @@ PyTypeObject *Channel_Type, *UnaryUnary_Type;
 /* A channel whose pump nobody has polled for so long looks first whether its links still live. */
 #define STALE_NS UINT64_C(2000000)
 
+/* How often a channel by name looks whether servers have come. */
+#define REFRESH_NS UINT64_C(50000000)
+
 /* grpcio's words (grpc/_channel.py), which programs and tests look for. */
 #define BAD_REQUEST "Exception serializing request!"
 #define BAD_RESPONSE "Exception deserializing response!"
@@ -27,6 +30,8 @@ typedef struct {
     PyObject *acquire;        /* callable(deadline_ns, wait_for_ready) -> Link; raises RpcError */
     PyObject *fail;           /* callable(call): raises the RpcError of a call that ended badly */
     PyObject *report;         /* callable(exception, text): logs a serializer's exception */
+    PyObject *refresh; /* callable(): look for servers that have come; NULL: there is one place only */
+    uint64_t next_refresh;
     PyObject *call_type;
     uint64_t max_receive;
     uint64_t max_send;
@@ -67,6 +72,13 @@ static Link *pick(Channel *channel)
 
     if (channel->pump->fork_generation != zh_fork_now())
         return NULL;
+    if (channel->refresh != NULL && zh_now() >= channel->next_refresh) {
+        channel->next_refresh = zh_now() + REFRESH_NS;
+        PyObject *result = PyObject_CallNoArgs(channel->refresh);
+        if (result == NULL)
+            PyErr_WriteUnraisable(channel->refresh);
+        Py_XDECREF(result);
+    }
     if (count > 0)
         freshen(channel->pump);
     count = PyList_Size(channel->links);
@@ -85,6 +97,40 @@ static PyObject *channel_pick(Channel *channel, PyObject *Py_UNUSED(ignored))
 {
     Link *link = pick(channel);
     return Py_NewRef(link != NULL ? (PyObject *)link : Py_None);
+}
+
+/* End this channel's calls; others may share its links. */
+static PyObject *channel_cancel_all(Channel *channel, PyObject *args)
+{
+    int code;
+    const char *details;
+
+    if (!PyArg_ParseTuple(args, "is:cancel_all", &code, &details))
+        return NULL;
+    if (channel->pump->fork_generation != zh_fork_now())
+        Py_RETURN_NONE;
+    for (Py_ssize_t i = PyList_Size(channel->links); i-- > 0;) {
+        Link *link = (Link *)PyList_GetItem(channel->links, i);
+        if (link == NULL || TYPE_OF(link) != Link_Type) {
+            PyErr_Clear();
+            continue;
+        }
+        Py_INCREF((PyObject *)link);
+        for (uint32_t index = 0; index < ZH_CALLS; index++) {
+            Call *call = link->calls[index];
+            if (call != NULL && call->owner == (PyObject *)channel) {
+                Py_INCREF((PyObject *)call);
+                client_cancel(call, code, details);
+                Py_DECREF((PyObject *)call);
+            }
+        }
+        for (Call *call = link->stalled; call != NULL; call = call->stalled_next) {
+            if (!call->started && call->owner == (PyObject *)channel)
+                client_cancel(call, code, details);
+        }
+        Py_DECREF((PyObject *)link);
+    }
+    Py_RETURN_NONE;
 }
 
 static PyObject *channel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -117,6 +163,7 @@ static int channel_traverse(Channel *channel, visitproc visit, void *arg)
     Py_VISIT(channel->acquire);
     Py_VISIT(channel->fail);
     Py_VISIT(channel->report);
+    Py_VISIT(channel->refresh);
     Py_VISIT(channel->call_type);
     return 0;
 }
@@ -127,6 +174,7 @@ static int channel_clear(Channel *channel)
     Py_CLEAR(channel->acquire);
     Py_CLEAR(channel->fail);
     Py_CLEAR(channel->report);
+    Py_CLEAR(channel->refresh);
     Py_CLEAR(channel->call_type);
     return 0;
 }
@@ -262,6 +310,7 @@ static int run(UnaryUnary *self, Call *call, const Arguments *a)
         }
         link = (Link *)found;
     }
+    call->owner = Py_NewRef((PyObject *)channel);
     error = client_begin(call, link);
     Pump *pump = (Pump *)Py_NewRef((PyObject *)link->pump);
     Py_DECREF((PyObject *)link);
@@ -393,6 +442,8 @@ static void unary_dealloc(UnaryUnary *self)
 static PyMethodDef channel_methods[] = {
     {"pick", (PyCFunction)channel_pick, METH_NOARGS,
      PyDoc_STR("pick()\n--\n\nThe next live link, or None.")},
+    {"cancel_all", (PyCFunction)channel_cancel_all, METH_VARARGS,
+     PyDoc_STR("cancel_all(code, details)\n--\n\nEnd this channel's calls.")},
     {NULL, NULL, 0, NULL},
 };
 
@@ -403,6 +454,10 @@ static PyMemberDef channel_members[] = {
     {"fail", T_OBJECT, offsetof(Channel, fail), 0, PyDoc_STR("fail(call): raise its RpcError.")},
     {"report", T_OBJECT, offsetof(Channel, report), 0,
      PyDoc_STR("report(exception, text): log a serializer's exception.")},
+    {"refresh", T_OBJECT, offsetof(Channel, refresh), 0,
+     PyDoc_STR("refresh(): look for servers that have come; asked by pick now and then.")},
+    {"wait_for_ready", T_BOOL, offsetof(Channel, wait_for_ready), 0,
+     PyDoc_STR("What calls do that do not say.")},
     {"call_type", T_OBJECT, offsetof(Channel, call_type), 0, PyDoc_STR("What with_call returns.")},
     {"max_receive", T_ULONGLONG, offsetof(Channel, max_receive), 0,
      PyDoc_STR("Bytes of a message.")},

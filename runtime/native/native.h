@@ -134,6 +134,7 @@ struct Call {
     PyObject *trailing_raw;
     PyObject *details;   /* str */
     PyObject *on_event;  /* callable(events) */
+    PyObject *owner;            /* client: the Channel, until done */
     PyObject *entry;     /* server: the handler (a tuple) or None */
     PyObject *user_code; /* server: what the handler set */
     PyObject *user_details;

@@ -1,0 +1,456 @@
+"""Channels: grpc.Channel over shared memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+import grpc
+
+from zerohop._native import ClientCall, ForkError, Link, UnaryUnary
+from zerohop.address import Target
+from zerohop.calls import (
+    BAD_REQUEST,
+    Call,
+    Deserializer,
+    Serializer,
+    StreamCall,
+    deadline_after,
+    feed,
+    monotonic_of,
+    outcome_of,
+    report,
+    wait_done,
+)
+from zerohop.links import Links, route_of
+from zerohop.options import ChannelArguments, parse
+from zerohop.pumps import sync_pump
+from zerohop.status import (
+    FORKED,
+    NUMBERS,
+    Outcome,
+    _InactiveRpcError,
+    failed,
+)
+
+# grpcio's words for call credentials on an insecure channel.
+NO_CREDENTIALS = (
+    "Established channel does not have a sufficient security level to transfer call credential."
+)
+
+
+def acquire(links: Links, deadline_ns: int, wait_for_ready: bool) -> Link:
+    """A link for a call when `pick` had none. Blocks.
+
+    Raises RpcError: UNAVAILABLE at once without `wait_for_ready`, else DEADLINE_EXCEEDED.
+    """
+    if links.closed:
+        raise ValueError("Cannot invoke RPC on closed channel!")
+    deadline = monotonic_of(deadline_ns)
+    try:
+        if wait_for_ready:
+            reason = links.retry(deadline, lambda: False)
+        elif deadline is None:
+            reason = links.connect()
+        else:
+            reason = links.connect(max(0.0, deadline - time.monotonic()))
+    except ForkError:
+        raise failed(grpc.StatusCode.FAILED_PRECONDITION, FORKED) from None
+    link = links.channel.pick()
+    if link is not None:
+        return link
+    if links.closed:
+        raise failed(grpc.StatusCode.CANCELLED, "Channel closed!")
+    if wait_for_ready or (deadline is not None and time.monotonic() >= deadline):
+        raise failed(grpc.StatusCode.DEADLINE_EXCEEDED, f"Deadline Exceeded ({reason})")
+    raise failed(grpc.StatusCode.UNAVAILABLE, reason or "the server has just gone")
+
+
+def _fail(call: ClientCall) -> NoReturn:
+    raise _InactiveRpcError(outcome_of(call))
+
+
+class _Method:
+    """What the multicallables of the four kinds share."""
+
+    def __init__(
+        self, links: Links, method: str, serializer: Serializer, deserializer: Deserializer
+    ) -> None:
+        self._links = links
+        self._method = method
+        self._serializer = serializer
+        self._deserializer = deserializer
+
+    def _begin(
+        self,
+        call: Call,
+        message: bytes | None,
+        end: bool,
+        timeout: float | None,
+        metadata: Any,
+        credentials: Any,
+        wait_for_ready: bool | None,
+        background: bool,
+    ) -> None:
+        """Start a call; a failure to is its status, as with grpcio's futures."""
+        links = self._links
+        if links.closed:
+            raise ValueError("Cannot invoke RPC on closed channel!")
+        native = links.channel
+        call._deserializer = self._deserializer
+        call._links = links
+        call.max_receive = native.max_receive
+        call.max_send = native.max_send
+        if credentials is not None:
+            call.cancel_with(NUMBERS[grpc.StatusCode.UNAUTHENTICATED], NO_CREDENTIALS)
+            return
+        deadline = deadline_after(timeout)
+        link = native.pick()
+        if link is None:
+            try:
+                link = acquire(links, deadline, bool(wait_for_ready))
+            except _InactiveRpcError as error:
+                call.cancel_with(NUMBERS[error.code()], error.details())
+                return
+        call.start(
+            native, link, self._method, message, metadata, deadline, end, background
+        )
+
+    def _serialize(self, call: Call, request: Any) -> bytes | None:
+        """The request's bytes; None when the serializer raised, which ends the call."""
+        if self._serializer is None:
+            return request  # type: ignore[no-any-return]
+        try:
+            return self._serializer(request)
+        except Exception as error:
+            report(error, BAD_REQUEST)
+            call.cancel_with(NUMBERS[grpc.StatusCode.INTERNAL], BAD_REQUEST)
+            return None
+
+
+class _UnaryUnary(UnaryUnary, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
+    """Blocking calls are the native base class's; futures go through _Method."""
+
+    _async: _Method
+
+    def __new__(
+        cls, links: Links, method: str, serializer: Serializer, deserializer: Deserializer
+    ) -> _UnaryUnary:
+        self = super().__new__(cls, links.channel, method, serializer, deserializer)
+        self._async = _Method(links, method, serializer, deserializer)
+        return self
+
+    def future(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Call:
+        call = Call()
+        method = self._async
+        message = method._serialize(call, request)
+        if message is None:
+            raise _InactiveRpcError(outcome_of(call))
+        method._begin(
+            call, message, True, timeout, metadata, credentials, wait_for_ready, True
+        )
+        return call
+
+
+class _UnaryStream(_Method, grpc.UnaryStreamMultiCallable):  # type: ignore[misc]
+    def __call__(
+        self,
+        request: Any,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> StreamCall:
+        call = StreamCall()
+        message = self._serialize(call, request)
+        if message is None:
+            raise _InactiveRpcError(outcome_of(call))
+        self._begin(call, message, True, timeout, metadata, credentials, wait_for_ready, True)
+        return call
+
+
+class _StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[misc]
+    def _start(
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None,
+        metadata: Any,
+        credentials: Any,
+        wait_for_ready: bool | None,
+        background: bool,
+    ) -> Call:
+        call = Call()
+        self._begin(
+            call, None, False, timeout, metadata, credentials, wait_for_ready, background
+        )
+        feed(call, iter(request_iterator), self._serializer)
+        return call
+
+    def _blocking(self, *arguments: Any) -> tuple[Any, Call]:
+        call = self._start(*arguments, False)
+        wait_done(call)
+        call._settle(None)
+        if not call._have_response:
+            raise _InactiveRpcError(call._outcome())
+        return call._response, call
+
+    def __call__(
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        return self._blocking(request_iterator, timeout, metadata, credentials, wait_for_ready)[0]
+
+    def with_call(
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> tuple[Any, Call]:
+        return self._blocking(request_iterator, timeout, metadata, credentials, wait_for_ready)
+
+    def future(
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Call:
+        return self._start(
+            request_iterator, timeout, metadata, credentials, wait_for_ready, True
+        )
+
+
+class _StreamStream(_Method, grpc.StreamStreamMultiCallable):  # type: ignore[misc]
+    def __call__(
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> StreamCall:
+        call = StreamCall()
+        self._begin(call, None, False, timeout, metadata, credentials, wait_for_ready, True)
+        feed(call, iter(request_iterator), self._serializer)
+        return call
+
+
+class _Subscriptions:
+    """Callbacks for changes of connectivity, told in order from one thread while there are any."""
+
+    def __init__(self, links: Links) -> None:
+        self._links = links
+        self._condition = threading.Condition()
+        self._callbacks: dict[Callable[[Any], None], grpc.ChannelConnectivity | None] = {}
+        self._connect = False
+        self._changed = False
+        self._running = False
+
+    def add(self, callback: Callable[[Any], None], try_to_connect: bool | None) -> None:
+        with self._condition:
+            self._callbacks[callback] = None
+            self._connect = self._connect or bool(try_to_connect)
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._run, name="zerohop-watch", daemon=True).start()
+        self.poke()
+
+    def remove(self, callback: Callable[[Any], None]) -> None:
+        with self._condition:
+            self._callbacks.pop(callback, None)
+            if not self._callbacks:
+                self._connect = False
+        self.poke()
+
+    def clear(self) -> None:
+        with self._condition:
+            self._callbacks.clear()
+            self._connect = False
+        self.poke()
+
+    def poke(self) -> None:
+        with self._condition:
+            self._changed = True
+            self._condition.notify_all()
+
+    def _run(self) -> None:
+        links = self._links
+        links.watch(self.poke)
+        links.pump.watch(1)
+        try:
+            pause = 0.01
+            while True:
+                with self._condition:
+                    if not self._callbacks:
+                        self._running = False
+                        return
+                    self._changed = False
+                    connect = self._connect
+                state = links.state()
+                self._tell(state)
+                if state is grpc.ChannelConnectivity.SHUTDOWN:
+                    self.clear()
+                    continue
+                if state is grpc.ChannelConnectivity.READY:
+                    pause = 0.01
+                elif connect:
+                    links.connect()
+                    state = links.state()
+                    self._tell(state)
+                with self._condition:
+                    if connect and state is not grpc.ChannelConnectivity.READY:
+                        self._condition.wait(pause)
+                        pause = min(pause * 2, 0.1)
+                    else:
+                        self._condition.wait_for(lambda: self._changed)
+        finally:
+            links.unwatch(self.poke)
+            links.pump.watch(-1)
+
+    def _tell(self, state: grpc.ChannelConnectivity) -> None:
+        with self._condition:
+            due = [callback for callback, last in self._callbacks.items() if last is not state]
+            for callback in due:
+                self._callbacks[callback] = state
+        for callback in due:
+            try:
+                callback(state)
+            except Exception as error:
+                report(error, "a connectivity callback raised")
+
+
+class Channel(grpc.Channel):  # type: ignore[misc]
+    """A channel to the servers of a `shm:` or `zerohop:///` target; made by `insecure_channel`."""
+
+    def __init__(self, target: Target, options: ChannelArguments | None) -> None:
+        links = Links(sync_pump(), route_of(target), parse(options))
+        native = links.channel
+        native.fail = _fail
+        native.report = report
+        native.call_type = Call
+        native.acquire = _acquirer(links)
+        self._links = links
+        self._subscriptions = _Subscriptions(links)
+        # grpc.intercept_channel and OpenTelemetry ask for the multicallable at every call.
+        self._methods: dict[tuple[Any, ...], Any] = {}
+
+    def subscribe(
+        self, callback: Callable[[Any], None], try_to_connect: bool | None = None
+    ) -> None:
+        self._subscriptions.add(callback, try_to_connect)
+
+    def unsubscribe(self, callback: Callable[[Any], None]) -> None:
+        self._subscriptions.remove(callback)
+
+    def _multicallable(
+        self, kind: Any, method: str, serializer: Serializer, deserializer: Deserializer
+    ) -> Any:
+        key = (kind, method, serializer, deserializer)
+        try:
+            return self._methods[key]
+        except KeyError:
+            pass
+        except TypeError:  # a serializer that cannot be hashed
+            return kind(self._links, method, serializer, deserializer)
+        if len(self._methods) > 4096:  # serializers made anew for every call
+            self._methods.clear()
+        return self._methods.setdefault(key, kind(self._links, method, serializer, deserializer))
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Serializer = None,
+        response_deserializer: Deserializer = None,
+        _registered_method: bool | None = False,
+    ) -> grpc.UnaryUnaryMultiCallable:
+        return self._multicallable(
+            _UnaryUnary, method, request_serializer, response_deserializer
+        )
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Serializer = None,
+        response_deserializer: Deserializer = None,
+        _registered_method: bool | None = False,
+    ) -> grpc.UnaryStreamMultiCallable:
+        return self._multicallable(
+            _UnaryStream, method, request_serializer, response_deserializer
+        )
+
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Serializer = None,
+        response_deserializer: Deserializer = None,
+        _registered_method: bool | None = False,
+    ) -> grpc.StreamUnaryMultiCallable:
+        return self._multicallable(
+            _StreamUnary, method, request_serializer, response_deserializer
+        )
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Serializer = None,
+        response_deserializer: Deserializer = None,
+        _registered_method: bool | None = False,
+    ) -> grpc.StreamStreamMultiCallable:
+        return self._multicallable(
+            _StreamStream, method, request_serializer, response_deserializer
+        )
+
+    def close(self) -> None:
+        self._subscriptions.clear()
+        self._links.close()
+
+    def __enter__(self) -> Channel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        subscriptions = getattr(self, "_subscriptions", None)
+        if subscriptions is not None:
+            subscriptions.clear()
+
+
+def _acquirer(links: Links) -> Callable[[int, bool], Link]:
+    """`acquire` for the native channel, which must not keep its Links alive."""
+    import weakref
+
+    reference = weakref.ref(links)
+
+    def acquire_link(deadline_ns: int, wait_for_ready: bool) -> Link:
+        alive = reference()
+        if alive is None:
+            raise failed(grpc.StatusCode.CANCELLED, "Channel closed!")
+        return acquire(alive, deadline_ns, wait_for_ready)
+
+    return acquire_link
+
+
+__all__ = ["Channel", "Outcome", "acquire"]

@@ -1,0 +1,86 @@
+"""Finding the handler of a call: registered methods, generic handlers, interceptors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import grpc
+from grpc._utilities import DictionaryGenericHandler
+
+from zerohop.status import Metadatum
+
+Continuation = Callable[[Any], grpc.RpcMethodHandler | None]
+
+
+class HandlerCallDetails(NamedTuple):
+    """grpc.HandlerCallDetails: what interceptors and generic handlers see of a call."""
+
+    method: str
+    invocation_metadata: tuple[Metadatum, ...]
+
+
+grpc.HandlerCallDetails.register(HandlerCallDetails)
+
+
+class Handlers:
+    """The handler table of a server; one for all addresses that it listens on."""
+
+    def __init__(self, interceptors: Sequence[Any] | None) -> None:
+        self.interceptors = tuple(interceptors or ())
+        self._generic: list[grpc.GenericRpcHandler] = []
+        self._registered: dict[str, grpc.RpcMethodHandler] = {}
+
+    def add_generic(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        for handler in handlers:
+            service = getattr(handler, "service", None)
+            if not callable(service):
+                raise AttributeError(
+                    f'"{handler}" must conform to grpc.GenericRpcHandler type but does not have '
+                    '"service" method!'
+                )
+            self._generic.append(handler)
+
+    def add_registered(
+        self, service_name: str, handlers: Mapping[str, grpc.RpcMethodHandler]
+    ) -> None:
+        for method, handler in handlers.items():
+            self._registered[f"/{service_name}/{method}"] = handler
+
+    def query(self, details: Any) -> grpc.RpcMethodHandler | None:
+        """The handler without interceptors."""
+        handler = self._registered.get(details.method)
+        if handler is not None:
+            return handler
+        for generic in self._generic:
+            handler = generic.service(details)
+            if handler is not None:
+                return handler
+        return None
+
+    def find(self, details: HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        """The handler that the chain of interceptors yields (grpc.ServerInterceptor)."""
+
+        def level(index: int) -> Continuation:
+            if index == len(self.interceptors):
+                return self.query
+            interceptor = self.interceptors[index]
+            following = level(index + 1)
+            return lambda context: interceptor.intercept_service(following, context)
+
+        return level(0)(details)
+
+    def constant(self, method: str) -> grpc.RpcMethodHandler | None:
+        """The handler, if it is the same for every call whatever its metadata; else None."""
+        if self.interceptors:
+            return None
+        handler = self._registered.get(method)
+        if handler is not None:
+            return handler
+        for generic in self._generic:
+            if not isinstance(generic, DictionaryGenericHandler):
+                return None
+            handler = generic.service(HandlerCallDetails(method, ()))
+            if handler is not None:
+                return handler
+        return None

@@ -1,0 +1,326 @@
+"""Links to the servers of a target: where they are, who shares them, and what state that makes.
+
+Channels of one process to one place share one link per pump, as grpcio shares subchannels; it ends with
+the last channel that uses it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Protocol
+
+import grpc
+
+from zerohop import log
+from zerohop._native import Channel, ForkError, Link, Pump
+from zerohop.address import Target
+from zerohop.options import Options
+from zerohop.registry import Registry
+from zerohop.status import NUMBERS
+
+_log = log.logger("channel")
+
+# A server that does not greet within this time is as good as absent.
+CONNECT_SECONDS = 5.0
+
+# Between attempts while somebody waits for a server to come.
+RETRY_FIRST, RETRY_LAST = 0.002, 0.1
+
+
+class Route(Protocol):
+    """Where the servers of a target are."""
+
+    def paths(self) -> list[str]:
+        """The sockets of the servers there are now. Raises OSError."""
+
+    def absent(self) -> str:
+        """What to say when there is none."""
+
+    def generation(self) -> object:
+        """Changes when paths() may have changed; None where it never does."""
+
+
+class PathRoute:
+    """`shm:/path`: one place."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def paths(self) -> list[str]:
+        return [self._path]
+
+    def absent(self) -> str:
+        return f"no server at {self._path}"
+
+    def generation(self) -> object:
+        return None
+
+
+class NameRoute:
+    """`zerohop:///name`: whoever has published the name in the registry."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._registry = Registry()
+
+    def paths(self) -> list[str]:
+        return [entry.socket_path for entry in self._registry.lookup(self._name)]
+
+    def absent(self) -> str:
+        return (
+            f"no server has published the name {self._name!r} in {self._registry.path} "
+            "(`zerohop ps` lists who has)"
+        )
+
+    def generation(self) -> object:
+        return self._registry.generation()
+
+
+def route_of(target: Target) -> Route:
+    """The route of a target of ours (`Target.native`)."""
+    return PathRoute(target.path) if target.kind == "shm" else NameRoute(target.name)
+
+
+class _Shared:
+    """A link and who uses it."""
+
+    def __init__(self) -> None:
+        self.link: Link | None = None
+        self.error: OSError | None = None
+        self.ready = threading.Event()
+        self.users: weakref.WeakSet[Links] = weakref.WeakSet()
+
+
+_Key = tuple[int, str, str, tuple[int, ...]]
+# Reentrant, and never held across anything that blocks: a link's end is told wherever it is noticed.
+_lock = threading.RLock()
+_shared: dict[_Key, _Shared] = {}
+
+
+def _forget() -> None:
+    global _lock
+    _lock = threading.RLock()
+    _shared.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+class Links:
+    """The links of one channel, kept in a native Channel from which calls pick.
+
+    Thread-safe. `connect` blocks; everything else returns at once.
+    """
+
+    def __init__(self, pump: Pump, route: Route, options: Options) -> None:
+        self.pump = pump
+        self.route = route
+        self.options = options
+        self.channel = Channel(pump)
+        self.channel.max_receive = options.max_receive
+        self.channel.max_send = options.max_send
+        self.closed = False
+        self._state = grpc.ChannelConnectivity.IDLE
+        self._generation: object = None
+        self._refreshing = False
+        self._paths: dict[str, _Key] = {}
+        self._watchers: list[Callable[[], None]] = []
+        if route.generation() is not None:
+            reference = weakref.ref(self)
+            self.channel.refresh = lambda: Links._refresh_of(reference)
+
+    # --- state ---------------------------------------------------------------------------------
+
+    def state(self) -> grpc.ChannelConnectivity:
+        """The connectivity, as grpc.Channel.subscribe tells it."""
+        if self.closed:
+            return grpc.ChannelConnectivity.SHUTDOWN
+        if any(link.alive for link in self.channel.links):
+            return grpc.ChannelConnectivity.READY
+        state = self._state
+        return grpc.ChannelConnectivity.IDLE if state is grpc.ChannelConnectivity.READY else state
+
+    def watch(self, watcher: Callable[[], None]) -> None:
+        """Have `watcher()` called, from any thread, when the state may have changed."""
+        with _lock:
+            self._watchers.append(watcher)
+
+    def unwatch(self, watcher: Callable[[], None]) -> None:
+        with _lock:
+            if watcher in self._watchers:
+                self._watchers.remove(watcher)
+
+    def _set(self, state: grpc.ChannelConnectivity) -> None:
+        with _lock:
+            if self._state is state:
+                return
+            self._state = state
+        self._tell()
+
+    def _tell(self) -> None:
+        for watcher in list(self._watchers):
+            watcher()
+
+    # --- connecting ----------------------------------------------------------------------------
+
+    def connect(self, timeout: float = CONNECT_SECONDS) -> str:
+        """Connect to every server of the target that has no link yet.
+
+        Returns "" when at least one link is there, else why not. Blocks up to `timeout` seconds.
+        """
+        self._generation = self.route.generation()
+        try:
+            paths = self.route.paths()
+        except OSError as error:
+            paths, reason = [], str(error)
+        else:
+            reason = self.route.absent()
+        missing = [path for path in paths if path not in self._paths]
+        if missing and not any(link.alive for link in self.channel.links):
+            self._set(grpc.ChannelConnectivity.CONNECTING)
+        for path in missing:
+            try:
+                self._join(path, timeout)
+            except ForkError:
+                raise
+            except OSError as error:
+                reason = error.strerror or str(error)
+                _log.debug("%s: %s", path, reason)
+        if any(link.alive for link in self.channel.links):
+            self._set(grpc.ChannelConnectivity.READY)
+            return ""
+        self._set(grpc.ChannelConnectivity.TRANSIENT_FAILURE)
+        return reason
+
+    def _join(self, path: str, timeout: float) -> None:
+        key = (id(self.pump), path, self.options.user_agent, self.options.allow_uids)
+        with _lock:
+            shared = _shared.get(key)
+            ours = shared is None or (shared.ready.is_set() and not _usable(shared))
+            if ours:
+                shared = _shared[key] = _Shared()
+        assert shared is not None
+        if ours:
+            try:
+                shared.link = self.pump.connect(
+                    path, self.options.user_agent, self.options.allow_uids, timeout
+                )
+                shared.link.on_dead = lambda: _ended(key, shared)
+                _log.debug("linked with pid %s at %s", shared.link.info()["pid"], path)
+            except OSError as error:
+                shared.error = error
+                with _lock:
+                    if _shared.get(key) is shared:
+                        del _shared[key]
+                raise
+            finally:
+                shared.ready.set()
+        elif not shared.ready.wait(timeout):
+            raise TimeoutError(0, f"no greeting from the server at {path} in time")
+        if shared.link is None:
+            raise shared.error or ConnectionError(0, f"no link to {path}")
+        with _lock:
+            if self.closed or shared.link.dead:
+                self._abandon(key, shared)
+                if self.closed:
+                    return
+                raise ConnectionError(0, f"the server at {path} has ended the link")
+            shared.users.add(self)
+            if path not in self._paths:
+                self._paths[path] = key
+                self.channel.links.append(shared.link)
+
+    def _abandon(self, key: _Key, shared: _Shared) -> None:
+        shared.users.discard(self)
+        if not shared.users and shared.link is not None and _shared.get(key) is shared:
+            del _shared[key]
+            shared.link.close(NUMBERS[grpc.StatusCode.CANCELLED], "Channel closed!")
+
+    def _lost(self, path: str, link: Link) -> None:
+        with _lock:
+            self._paths.pop(path, None)
+            if link in self.channel.links:
+                self.channel.links.remove(link)
+            if not self.channel.links and self._state is grpc.ChannelConnectivity.READY:
+                self._state = grpc.ChannelConnectivity.IDLE
+        self._tell()
+
+    @staticmethod
+    def _refresh_of(reference: weakref.ref[Links]) -> None:
+        links = reference()
+        if links is not None:
+            links._refresh()
+
+    def _refresh(self) -> None:
+        """Servers may have come: connect to them beside the calls that go on."""
+        if self._refreshing or not self.channel.links:
+            return
+        if self.route.generation() == self._generation:
+            return
+        self._refreshing = True
+
+        def connect() -> None:
+            try:
+                self.connect()
+            finally:
+                self._refreshing = False
+
+        threading.Thread(target=connect, name="zerohop-connect", daemon=True).start()
+
+    def retry(self, deadline: float | None, stop: Callable[[], bool]) -> str:
+        """Connect until there is a link, `deadline` (time.monotonic) or stop(). Blocks.
+
+        Returns "" or the last reason.
+        """
+        pause = RETRY_FIRST
+        while True:
+            reason = self.connect()
+            if not reason or stop() or self.closed:
+                return reason
+            if deadline is not None and time.monotonic() + pause > deadline:
+                time.sleep(max(0.0, deadline - time.monotonic()))
+                return self.connect()
+            time.sleep(pause)
+            pause = min(pause * 2, RETRY_LAST)
+
+    def close(self) -> None:
+        """End this channel's calls and leave its links. Idempotent."""
+        with _lock:
+            if self.closed:
+                return
+            self.closed = True
+            self.channel.cancel_all(NUMBERS[grpc.StatusCode.CANCELLED], "Channel closed!")
+            for key in self._paths.values():
+                shared = _shared.get(key)
+                if shared is not None:
+                    self._abandon(key, shared)
+            self._paths.clear()
+            self.channel.links.clear()
+        self._tell()
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except Exception:  # the interpreter is on its way out
+            _log.debug("a channel was not closed", exc_info=True)
+
+
+def _usable(shared: _Shared) -> bool:
+    return shared.link is not None and not shared.link.dead
+
+
+def _ended(key: _Key, shared: _Shared) -> None:
+    with _lock:
+        if _shared.get(key) is shared:
+            del _shared[key]
+        users = list(shared.users)
+    link = shared.link
+    if link is None:
+        return
+    _log.debug("link to %s has ended", key[1])
+    for user in users:
+        user._lost(key[1], link)

@@ -1,0 +1,120 @@
+"""The pumps of a process: one for all synchronous channels and servers, one per event loop."""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import atexit
+import os
+import threading
+import weakref
+
+from zerohop._native import Pump
+
+_lock = threading.Lock()
+_sync: Pump | None = None
+_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopPump] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _spawn(pump: Pump) -> None:
+    # Not a threading.Thread: the interpreter's exit must not wait for it, nor we for its start.
+    _thread.start_new_thread(pump.run, ())
+
+
+def sync_pump() -> Pump:
+    """The pump of the synchronous channels and servers."""
+    global _sync
+    pump = _sync
+    if pump is None:
+        with _lock:
+            if _sync is None:
+                _sync = Pump(False, _spawn)
+            pump = _sync
+    return pump
+
+
+class LoopPump:
+    """A pump that an event loop polls, on any unmodified loop.
+
+    The epoll descriptor is one reader of the loop; for a while after the last progress the rings are
+    polled again at every turn of the loop, which is faster than a wake-up.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.pump = Pump(True)
+        # The loop is not kept alive by us: it holds our callbacks.
+        self._loop = weakref.ref(loop)
+        self._scheduled = False
+        loop.add_reader(self.pump.fileno(), self._readable)
+
+    def _readable(self) -> None:
+        if not self._scheduled:
+            self._poll()
+
+    def _poll(self) -> None:
+        self._scheduled = False
+        if self.pump.poll():
+            self._again()
+
+    def _again(self) -> None:
+        if not self._scheduled:
+            loop = self._loop()
+            if loop is not None and not loop.is_closed():
+                self._scheduled = True
+                loop.call_soon(self._poll)
+
+    def expect(self) -> None:
+        """Something was posted: look for the answer at the next turns of the loop."""
+        if not self._scheduled:
+            self.pump.expect()
+            self._again()
+
+    def close(self) -> None:
+        loop = self._loop()
+        if loop is not None and not loop.is_closed():
+            loop.remove_reader(self.pump.fileno())
+        self.pump.close()
+
+
+def loop_pump(loop: asyncio.AbstractEventLoop) -> LoopPump:
+    """The pump of an event loop; made at first use, closed with the loop's end."""
+    with _lock:
+        _close_ended()
+        pump = _loops.get(loop)
+        if pump is None:
+            pump = _loops[loop] = LoopPump(loop)
+        return pump
+
+
+def _close_ended() -> None:
+    for loop, pump in list(_loops.items()):
+        if loop.is_closed():
+            del _loops[loop]
+            pump.close()
+
+
+def all_pumps() -> list[Pump]:
+    """Every pump there is, for statistics."""
+    with _lock:
+        pumps = [pump.pump for pump in _loops.values()]
+        return pumps if _sync is None else [_sync, *pumps]
+
+
+def _forget() -> None:
+    """In a forked child: the parent's pumps are the parent's."""
+    global _sync, _lock
+    _lock = threading.Lock()
+    _sync = None
+    _loops.clear()
+
+
+def _close() -> None:
+    pump = _sync
+    if pump is not None:
+        pump.close()
+
+
+os.register_at_fork(after_in_child=_forget)
+atexit.register(_close)

@@ -1,102 +1,75 @@
-"""A registry of a test's own, and processes that publish in it."""
+"""Fixtures of the API suite: every test runs on grpcio and on zerohop and must see the same."""
 
-import contextlib
+from __future__ import annotations
+
 import os
-import shutil
-import subprocess
-import sys
-import tempfile
-import textwrap
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import apiharness
 import pytest
-from zerohop.registry import Registry
+import pytest_asyncio
+from registryharness import *  # noqa: F403 - fixtures
 
-PRELUDE = """
-import os, signal, socket, sys, time
-from zerohop.registry import Registry
-keep = []
-def listen(path):
-    keep.append(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-    keep[-1].bind(path)
-    keep[-1].listen()
-def publish(*args, **keywords):
-    return Registry().publish(*args, listen=listen, **keywords)
-"""
+_IMPLS = ("grpcio", "zerohop")
 
 
-class Process:
-    """A Python process that has run `code`, has printed `output`, and waits until it is ended."""
-
-    def __init__(self, folder: Path, code: str, *prefix: str) -> None:
-        script = PRELUDE + textwrap.dedent(code) + "\nprint('ready', flush=True)\nsys.stdin.read()"
-        self.popen = subprocess.Popen(
-            [*prefix, sys.executable, "-c", script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "ZEROHOP_REGISTRY": str(folder)},
-        )
-        self.output: list[str] = []
-        for line in self.popen.stdout:
-            if line.strip() == "ready":
-                return
-            self.output.append(line.strip())
-        raise AssertionError(f"ended before it was ready: {self.popen.wait()}, {self.output}")
-
-    def kill(self) -> None:
-        self.popen.kill()
-        self.popen.wait()
-
-    def end(self) -> int:
-        self.popen.stdin.close()
-        return self.popen.wait(20)
-
-    def rest(self) -> str:
-        return self.popen.stdout.read()
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--impl",
+        choices=_IMPLS,
+        default=None,
+        help="run the API suite on this implementation only (also: ZEROHOP_TEST_IMPL)",
+    )
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """Where the registry is going to be. Not in tmp_path: a socket's path has 107 bytes."""
-    parent = Path(tempfile.mkdtemp(prefix="zh-"))
-    yield parent / "reg"
-    shutil.rmtree(parent, ignore_errors=True)  # who is killed may still be removing his own
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        "inline_ok: handlers may run in the polling thread, so the test also runs on a zerohop "
+        "server without a thread pool",
+    )
+    cache = getattr(config, "cache", None)
+    apiharness.use_protos(None if cache is None else Path(cache.mkdir("zhtest-protos")))
+
+
+def _wanted(config: pytest.Config) -> list[str]:
+    only = config.getoption("--impl", default=None) or os.environ.get("ZEROHOP_TEST_IMPL")
+    if only and only not in _IMPLS:
+        raise pytest.UsageError(f"no such implementation: {only}")
+    return [name for name in _IMPLS if only in (None, "", name)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    wanted = _wanted(metafunc.config)
+    if "impl" in metafunc.fixturenames:
+        names = list(wanted)
+        if "zerohop" in names and metafunc.definition.get_closest_marker("inline_ok"):
+            names.append("zerohop-inline")
+        metafunc.parametrize("impl", names, ids=names, indirect=True)
+    if "impl_aio" in metafunc.fixturenames:
+        metafunc.parametrize("impl_aio", wanted, ids=wanted, indirect=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("timeout") is None and item.path.is_relative_to(_HERE):
+            item.add_marker(pytest.mark.timeout(120))
+
+
+_HERE = Path(__file__).resolve().parent
 
 
 @pytest.fixture
-def registry(folder: Path) -> Registry:
-    return Registry(folder)
+def impl(request: pytest.FixtureRequest, tmp_path: Path):
+    """The synchronous API of grpcio or of zerohop."""
+    harness = apiharness.Impl(request.param, tmp_path)
+    yield harness
+    harness.close()
 
 
-@pytest.fixture
-def left(folder: Path) -> Callable[[], list[str]]:
-    """The suffixes of the files in the registry."""
-    return lambda: sorted(path.suffix for path in folder.iterdir())
-
-
-@pytest.fixture
-def spawn(folder: Path) -> Iterator[Callable[..., Process]]:
-    """Starts a Process: spawn(code, *command_before_python)."""
-    with contextlib.ExitStack() as stack:
-
-        def start(code: str, *prefix: str) -> Process:
-            process = Process(folder, code, *prefix)
-            stack.enter_context(process.popen)
-            stack.callback(process.popen.kill)
-            return process
-
-        yield start
-
-
-@pytest.fixture
-def run(spawn: Callable[..., Process]) -> Callable[..., list[str]]:
-    """What a process printed that has done its work and ended."""
-
-    def run(code: str, *prefix: str) -> list[str]:
-        process = spawn(code, *prefix)
-        assert process.end() == 0
-        return process.output
-
-    return run
+@pytest_asyncio.fixture
+async def impl_aio(request: pytest.FixtureRequest, tmp_path: Path):
+    """The asyncio API of grpcio or of zerohop."""
+    harness = apiharness.AioImpl(request.param, tmp_path)
+    yield harness
+    await harness.close()

@@ -91,6 +91,23 @@ def eventually(condition: Callable[[], Any], timeout: float = WAIT) -> None:
         time.sleep(0.005)
 
 
+def settled(counter: Callable[[], int], limit: int = 1 << 60) -> int:
+    """Waits until a producer has made no progress for a while, and returns how far it got; gives
+    up where it runs over the limit."""
+    last, since = counter(), time.monotonic()
+    end = since + WAIT
+    while time.monotonic() < end:
+        time.sleep(0.02)
+        now = counter()
+        if now >= limit:
+            return now
+        if now != last:
+            last, since = now, time.monotonic()
+        elif time.monotonic() - since > 0.5:
+            return now
+    return max(last, limit)
+
+
 async def eventually_aio(condition: Callable[[], Any], timeout: float = WAIT) -> None:
     """The same for coroutines."""
     end = time.monotonic() + timeout

@@ -303,9 +303,12 @@ class Impl(_Base):
             gate.set()
         for channel in self._channels:
             channel.close()
-        for server in self._servers:
-            server.stop(None)
+        # grpcio may lose count of a call whose request it could not deserialize, and then never
+        # stops: hence no stop(None), which would wait for ever.
+        stopped = [server.stop(0).wait(WAIT if self.zerohop else 2) for server in self._servers]
         self._close()
+        if self.zerohop:
+            assert all(stopped), "a server did not stop"
 
 
 class AioImpl(_Base):

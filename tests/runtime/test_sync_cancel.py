@@ -138,6 +138,7 @@ def test_cancel_a_client_stream(impl):
             for request in requests:
                 seen.append(request.text)
                 received.set()
+            seen.append("ended")
         except Exception as error:
             seen.append(type(error))
             raise
@@ -155,9 +156,10 @@ def test_cancel_a_client_stream(impl):
     assert received.wait(WAIT)
     assert future.cancel() is True
     assert over.wait(WAIT)
-    # The handler's iterator raises; it is not a stream that ended well.
+    # The handler's iterator raises. In grpcio it now and then just ends, when the broken stream is
+    # noticed before the cancellation is.
     eventually(lambda: len(seen) == 2)
-    assert seen == ["first", grpc.RpcError]
+    assert seen in (["first", grpc.RpcError], ["first", "ended"])
     assert (future.code(), future.details()) == CANCELLED
     gate.set()
 
@@ -199,8 +201,9 @@ def test_cancel_a_bidi_stream(impl):
         try:
             for request in requests:
                 yield EchoReply(text=request.text)
-        except grpc.RpcError:
-            seen.append("raised")
+        except (grpc.RpcError, GeneratorExit) as error:
+            # Which of them depends on whether it was reading or sending.
+            seen.append(error)
             raise
 
     gate = impl.gate()
@@ -215,7 +218,7 @@ def test_cancel_a_bidi_stream(impl):
     assert call.cancel() is True
     assert code_and_details(lambda: next(call)) == CANCELLED
     assert over.wait(WAIT)
-    eventually(lambda: seen == ["raised"])
+    eventually(lambda: len(seen) == 1)
     gate.set()
 
 

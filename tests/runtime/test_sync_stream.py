@@ -241,16 +241,18 @@ def test_server_fails_while_the_client_sends(impl):
 
 
 def test_request_iterator_raises(impl, caplog):
+    received = threading.Event()
     over = threading.Event()
 
     def handler(requests, context):
         context.add_callback(over.set)
         for _ in requests:
-            pass
+            received.set()
         return EchoReply()
 
     def requests():
         yield EchoRequest()
+        received.wait(WAIT)
         raise ValueError("no more requests")
 
     peer = impl.serve(client_stream=handler)

@@ -200,6 +200,11 @@ def make_servicer(defaults: dict[str, Any], behaviours: dict[str, Any]) -> Any:
     return type("Servicer", (echo_pb2_grpc.EchoServicer,), members)()
 
 
+def echo_servicer() -> Any:
+    """A synchronous servicer that echoes."""
+    return make_servicer(_DEFAULTS, {})
+
+
 class Peer:
     """A started server of Echo and a client of it."""
 

@@ -9,7 +9,8 @@ from concurrent import futures
 
 import grpc
 import pytest
-from apiharness import WAIT, code_and_details, eventually
+from apiharness import WAIT, code_and_details, echo_servicer, eventually
+from zhtest import echo_pb2_grpc
 from zhtest.types_pb2 import EchoReply, EchoRequest
 
 EXCEEDED = (grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!")
@@ -111,8 +112,6 @@ def test_pool_that_is_shared_with_other_work(impl):
     """The user's pool: its threads serve the user's own tasks while the server is idle, all of
     them, and the last one too."""
     pool = impl.pool(2)
-    from zhtest import echo_pb2_grpc
-
     server = impl.module.server(pool)
 
     class Servicer(echo_pb2_grpc.EchoServicer):
@@ -134,14 +133,11 @@ def test_pool_that_is_shared_with_other_work(impl):
 
 
 def test_two_servers_share_a_pool(impl):
-    from apiharness import _DEFAULTS, make_servicer
-    from zhtest import echo_pb2_grpc
-
     pool = impl.pool(2)
     servers = []
     for name in "ab":
         server = impl.module.server(pool)
-        echo_pb2_grpc.add_EchoServicer_to_server(make_servicer(_DEFAULTS, {}), server)
+        echo_pb2_grpc.add_EchoServicer_to_server(echo_servicer(), server)
         server.add_insecure_port(impl.address(name))
         server.start()
         servers.append(server)

@@ -377,11 +377,24 @@ class AioImpl(_Base):
         """Ends everything that the test started."""
         for gate in self._gates:
             gate.set()
-        for channel in self._channels:
-            await channel.close()
-        for server in self._servers:
-            await server.stop(None)
-        self._close()
+        try:
+            async with asyncio.timeout(WAIT):
+                for channel in self._channels:
+                    await channel.close()
+                for server in self._servers:
+                    await server.stop(None)
+        finally:
+            self._close()
+
+
+async def code_and_details_aio(call: Any) -> tuple[grpc.StatusCode, str]:
+    """The status with which an awaitable fails."""
+    try:
+        async with asyncio.timeout(WAIT):
+            await call
+    except grpc.RpcError as error:
+        return error.code(), error.details()
+    raise AssertionError("the call did not fail")
 
 
 def code_and_details(call: Callable[[], Any]) -> tuple[grpc.StatusCode, str]:

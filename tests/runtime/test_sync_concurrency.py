@@ -299,15 +299,17 @@ def test_futures_from_many_threads(impl):
     assert len(set(results)) == 320
 
 
-def test_two_thousand_calls_in_flight(impl):
-    """More than any table of open calls: the rest waits, nothing is refused."""
+def test_more_calls_in_flight_than_any_table_holds(impl):
+    """The rest waits, nothing is refused."""
     gate = impl.gate()
+    # A server of grpcio begins to refuse calls when a thousand wait for it.
+    count = 2000 if impl.zerohop else 700
 
     def handler(request, context):
         gate.wait(WAIT)
         return EchoReply(text=request.text)
 
     peer = impl.serve(unary=handler, workers=4)
-    started = [peer.stub.Unary.future(EchoRequest(text=str(n))) for n in range(2000)]
+    started = [peer.stub.Unary.future(EchoRequest(text=str(n))) for n in range(count)]
     gate.set()
-    assert [future.result(timeout=60).text for future in started] == [str(n) for n in range(2000)]
+    assert [future.result(timeout=60).text for future in started] == [str(n) for n in range(count)]

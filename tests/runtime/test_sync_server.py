@@ -40,8 +40,8 @@ def _refused(impl):
         try:
             channel.unary_unary("/zhtest.Echo/Unary")(b"", timeout=WAIT)
         except grpc.RpcError as error:
-            assert error.code() is grpc.StatusCode.UNAVAILABLE
-            return True
+            # While the server of grpcio is going, CANCELLED is possible too.
+            return error.code() is grpc.StatusCode.UNAVAILABLE
     return False
 
 

@@ -46,6 +46,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if "zerohop" in names and metafunc.definition.get_closest_marker("inline_ok"):
             names.append("zerohop-inline")
         metafunc.parametrize("impl", names, ids=names, indirect=True)
+    if "impl_name" in metafunc.fixturenames:
+        metafunc.parametrize("impl_name", wanted, ids=wanted)
     if "impl_aio" in metafunc.fixturenames:
         metafunc.parametrize("impl_aio", wanted, ids=wanted, indirect=True)
 

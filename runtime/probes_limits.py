@@ -8,8 +8,9 @@ from zerohop.doctor import Result, fail, ok, warn
 from zerohop.memory import meminfo, read_memory
 
 MIB = 1 << 20
-# A link holds its socket, a pidfd, two eventfds, and each side's rings and first segments.
-DESCRIPTORS_A_LINK = 8
+# Its socket, the peer's pidfd, an eventfd each way, the memfd of its own rings.
+DESCRIPTORS_A_LINK = 5
+# Its own rings, the peer's, the peer's sleep epoch; and the peer's arena, here of five segments.
 MAPPINGS_A_LINK = 8
 SEGMENT_MOST = 64 * MIB
 SEGMENT_FIRST = 2 * MIB

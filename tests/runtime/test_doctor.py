@@ -85,7 +85,7 @@ def limit(name: str, value: int) -> str:
 @pytest.mark.parametrize(
     ("setup", "check", "status", "advice"),
     [
-        (limit("RLIMIT_NOFILE", 70), "descriptors", "FAIL", "ulimit -n"),
+        (limit("RLIMIT_NOFILE", 66), "descriptors", "FAIL", "ulimit -n"),
         (limit("RLIMIT_NOFILE", 256), "descriptors", "warn", "ulimit -n"),
         (limit("RLIMIT_FSIZE", MIB), "file size", "FAIL", "SIGXFSZ"),
         (limit("RLIMIT_FSIZE", 32 * MIB), "file size", "warn", "SIGXFSZ"),

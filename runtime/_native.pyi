@@ -92,6 +92,8 @@ class _Call:
     user_trailing: Any
     user_initial: Any
     on_event: Callable[[int], object] | None
+    pinned: bool
+    """Kept alive until set to False again, though its user drops it: somebody waits for a callback."""
     @property
     def code_number(self) -> int | None: ...
     @property

@@ -5,16 +5,17 @@ from __future__ import annotations
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 
 from zerohop import log
 from zerohop._native import EVENT_DONE, EVENT_INITIAL, EVENT_WRITABLE, ClientCall, now
 from zerohop.links import Links
-from zerohop.status import CODES, NUMBERS, Metadata, Metadatum, Outcome, _MultiThreadedRendezvous
+from zerohop.status import CODES, NUMBERS, Metadata, Metadatum, Outcome
 
 _log = log.logger("channel")
 
@@ -48,46 +49,56 @@ def deadline_after(timeout: float | None) -> int:
     return max(1, now() + int(timeout * 1e9))
 
 
-class Call(ClientCall, grpc.Call, grpc.Future):  # type: ignore[misc]
-    """A call under way: grpc.Call and grpc.Future, and for streams an iterator of responses."""
+class _MultiThreadedRendezvous(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
+    """A call under way, its future, and the error that it may end with; the name is grpcio's.
 
-    _links: Links | None = None  # keeps the channel's links while the call is open
+    `call` is the native call. Dropping this object gives the call up, unless callbacks are waiting.
+    """
+
     _deserializer: Deserializer = None
+    _links: Links | None = None  # keeps the channel's links while the call is open
     _callbacks: list[Callable[[], None]] | None = None
     _response: Any = None
     _have_response = False
     _cancelled = False
     _local: tuple[grpc.StatusCode, str] | None = None  # an end that was made here, after the fact
 
+    def __init__(self, call: ClientCall) -> None:
+        super().__init__()
+        self.call = call
+
     # --- grpc.RpcContext -----------------------------------------------------------------------
 
     def is_active(self) -> bool:
-        return not self.is_done
+        return not self.call.is_done
 
     def time_remaining(self) -> float | None:
-        deadline = self.deadline_ns
+        deadline = self.call.deadline_ns
         return None if deadline == 0 else max(0.0, (deadline - now()) / 1e9)
 
     def cancel(self) -> bool:
-        if self.cancel_with(_CANCELLED, "Locally cancelled by application!"):
+        if self.call.cancel_with(_CANCELLED, "Locally cancelled by application!"):
             self._cancelled = True
             return True
         return False
 
     def add_callback(self, callback: Callable[[], None]) -> bool:
-        if self.is_done:
+        call = self.call
+        if call.is_done:
             return False
         if self._callbacks is None:
             self._callbacks = []
         self._callbacks.append(callback)
-        if self.on_event is None:
-            self.on_event = self._on_event
+        if call.on_event is None:
+            call.on_event = self._on_event
+            call.pinned = True
         return True
 
     def _on_event(self, events: int) -> None:
         if not events & EVENT_DONE:
             return
-        self.on_event = None
+        self.call.on_event = None
+        self.call.pinned = False
         callbacks, self._callbacks = self._callbacks, None
         for callback in callbacks or ():
             try:
@@ -98,27 +109,27 @@ class Call(ClientCall, grpc.Call, grpc.Future):  # type: ignore[misc]
     # --- grpc.Call -----------------------------------------------------------------------------
 
     def initial_metadata(self) -> Metadata:
-        self.wait(EVENT_INITIAL)
-        return self.initial(Metadatum)
+        self.call.wait(EVENT_INITIAL)
+        return self.call.initial(Metadatum)
 
     def trailing_metadata(self) -> Metadata:
-        self.wait(EVENT_DONE)
-        return self.trailing(Metadatum)
+        self.call.wait(EVENT_DONE)
+        return self.call.trailing(Metadatum)
 
     def code(self) -> grpc.StatusCode:
-        self.wait(EVENT_DONE)
+        self.call.wait(EVENT_DONE)
         return self._outcome().code
 
     def details(self) -> str:
-        self.wait(EVENT_DONE)
+        self.call.wait(EVENT_DONE)
         return self._outcome().details
 
     def debug_error_string(self) -> str:
-        self.wait(EVENT_DONE)
+        self.call.wait(EVENT_DONE)
         return self._outcome().debug_error_string()
 
     def _outcome(self) -> Outcome:
-        outcome = outcome_of(self)
+        outcome = outcome_of(self.call)
         if self._local is not None:
             outcome = outcome._replace(code=self._local[0], details=self._local[1])
         return outcome
@@ -129,10 +140,10 @@ class Call(ClientCall, grpc.Call, grpc.Future):  # type: ignore[misc]
         return self._cancelled
 
     def running(self) -> bool:
-        return not self.is_done
+        return not self.call.is_done
 
     def done(self) -> bool:
-        return self.is_done
+        return self.call.is_done
 
     def result(self, timeout: float | None = None) -> Any:
         self._settle(timeout)
@@ -140,7 +151,7 @@ class Call(ClientCall, grpc.Call, grpc.Future):  # type: ignore[misc]
             return self._response
         if self._cancelled:
             raise grpc.FutureCancelledError
-        raise self._error()
+        raise self
 
     def exception(self, timeout: float | None = None) -> Any:
         self._settle(timeout)
@@ -148,7 +159,7 @@ class Call(ClientCall, grpc.Call, grpc.Future):  # type: ignore[misc]
             return None
         if self._cancelled:
             raise grpc.FutureCancelledError
-        return self._error()
+        return self
 
     def traceback(self, timeout: float | None = None) -> TracebackType | None:
         error = self.exception(timeout)
@@ -165,16 +176,17 @@ class Call(ClientCall, grpc.Call, grpc.Future):  # type: ignore[misc]
 
     def _settle(self, timeout: float | None) -> None:
         """Wait for the end and take the response of a unary one."""
-        if not self.is_done and not self.wait(EVENT_DONE, timeout):
+        call = self.call
+        if not call.is_done and not call.wait(EVENT_DONE, timeout):
             raise grpc.FutureTimeoutError
         if self._have_response or self._local is not None:
             return
         self._links = None
-        if self.code_number == 0:
+        if call.code_number == 0:
             self._take_response()
 
     def _take_response(self) -> None:
-        message = self.recv()
+        message = self.call.recv()
         if not isinstance(message, bytes):
             self._local = (grpc.StatusCode.INTERNAL, "the server sent no response")
         elif self._deserializer is None:
@@ -187,80 +199,101 @@ class Call(ClientCall, grpc.Call, grpc.Future):  # type: ignore[misc]
                 report(error, BAD_RESPONSE)
                 self._local = (grpc.StatusCode.INTERNAL, BAD_RESPONSE)
 
-    def _error(self) -> _MultiThreadedRendezvous:
-        return _MultiThreadedRendezvous(self._outcome())
+    def __del__(self) -> None:
+        if not self.call.is_done:
+            self.call.cancel_with(_CANCELLED, "Cancelled upon garbage collection!")
 
     def __str__(self) -> str:
-        if not self.is_done:
+        if not self.call.is_done:
             return "<_MultiThreadedRendezvous object>"
         return self._outcome().describe("_MultiThreadedRendezvous")
 
     __repr__ = __str__
 
 
-class StreamCall(Call):
+class StreamRendezvous(_MultiThreadedRendezvous):
     """A call with a stream of responses: iterate over it."""
 
-    def __iter__(self) -> StreamCall:
+    def __iter__(self) -> StreamRendezvous:
         return self
 
     def __next__(self) -> Any:
-        message = self.next()
-        if message is not None:
-            deserializer = self._deserializer
-            if deserializer is None:
-                return message
-            try:
-                return deserializer(message)
-            except Exception as error:
-                report(error, BAD_RESPONSE)
-                self._local = (grpc.StatusCode.INTERNAL, BAD_RESPONSE)
-                self.cancel_with(_INTERNAL, BAD_RESPONSE)
-                raise self._error() from None
-        if not self.is_done:
-            self.wait(EVENT_DONE)
+        message = self.call.next()
+        if message is None:
+            self._raise_end()
+        deserializer = self._deserializer
+        if deserializer is None:
+            return message
+        try:
+            return deserializer(message)
+        except Exception as error:
+            report(error, BAD_RESPONSE)
+            self._local = (grpc.StatusCode.INTERNAL, BAD_RESPONSE)
+            self.call.cancel_with(_INTERNAL, BAD_RESPONSE)
+            raise self from None
+
+    next = __next__
+
+    def _raise_end(self) -> NoReturn:
+        call = self.call
+        if not call.is_done:
+            call.wait(EVENT_DONE)
         self._links = None
-        if self.code_number == 0 and self._local is None:
+        if call.code_number == 0 and self._local is None:
             raise StopIteration
-        raise self._error()
+        raise self
 
     def _take_response(self) -> None:
         # The future of a stream has the call itself for a result.
         self._response, self._have_response = self, True
 
-    def __del__(self) -> None:
-        if not self.is_done:
-            self.cancel_with(_CANCELLED, "Cancelled upon garbage collection!")
+
+def feed(call: ClientCall, requests: Iterator[Any], serializer: Serializer) -> None:
+    """Send the requests of an iterator from a thread of their own, as grpcio does.
+
+    The thread does not keep the call alive while it waits for the next request.
+    """
+    threading.Thread(
+        target=_consume,
+        args=(weakref.ref(call), requests, serializer),
+        name="zerohop-requests",
+        daemon=True,
+    ).start()
 
 
-def feed(call: Call, requests: Iterator[Any], serializer: Serializer) -> None:
-    """Send the requests of an iterator from a thread of their own, as grpcio does."""
-
-    def consume() -> None:
-        while not call.is_done:
+def _consume(
+    reference: weakref.ref[ClientCall], requests: Iterator[Any], serializer: Serializer
+) -> None:
+    while True:
+        failure: Exception | None = None
+        end = False
+        request = None
+        try:
+            request = next(requests)
+        except StopIteration:
+            end = True
+        except Exception as error:
+            failure = error
+        call = reference()
+        if call is None or call.is_done:
+            return
+        if end:
+            call.half_close()
+            return
+        if failure is not None:
+            report(failure, "Exception iterating requests!")
+            call.cancel_with(_UNKNOWN, "Exception iterating requests!")
+            return
+        if serializer is not None:
             try:
-                request = next(requests)
-            except StopIteration:
-                break
+                request = serializer(request)
             except Exception as error:
-                if not call.is_done:
-                    report(error, "Exception iterating requests!")
-                    call.cancel_with(_UNKNOWN, "Exception iterating requests!")
+                report(error, BAD_REQUEST)
+                call.cancel_with(_INTERNAL, BAD_REQUEST)
                 return
-            if serializer is None:
-                message = request
-            else:
-                try:
-                    message = serializer(request)
-                except Exception as error:
-                    report(error, BAD_REQUEST)
-                    call.cancel_with(_INTERNAL, BAD_REQUEST)
-                    return
-            if not call.send(message) and not call.is_done:
-                call.wait(EVENT_WRITABLE)
-        call.half_close()
-
-    threading.Thread(target=consume, name="zerohop-requests", daemon=True).start()
+        if not call.send(request) and not call.is_done:
+            call.wait(EVENT_WRITABLE)
+        del call
 
 
 def wait_done(call: ClientCall) -> None:

@@ -13,10 +13,10 @@ from zerohop._native import ClientCall, ForkError, Link, UnaryUnary
 from zerohop.address import Target
 from zerohop.calls import (
     BAD_REQUEST,
-    Call,
     Deserializer,
     Serializer,
-    StreamCall,
+    StreamRendezvous,
+    _MultiThreadedRendezvous,
     deadline_after,
     feed,
     monotonic_of,
@@ -85,7 +85,7 @@ class _Method:
 
     def _begin(
         self,
-        call: Call,
+        rendezvous: _MultiThreadedRendezvous,
         message: bytes | None,
         end: bool,
         timeout: float | None,
@@ -99,8 +99,9 @@ class _Method:
         if links.closed:
             raise ValueError("Cannot invoke RPC on closed channel!")
         native = links.channel
-        call._deserializer = self._deserializer
-        call._links = links
+        call = rendezvous.call
+        rendezvous._deserializer = self._deserializer
+        rendezvous._links = links
         call.max_receive = native.max_receive
         call.max_send = native.max_send
         if credentials is not None:
@@ -118,7 +119,7 @@ class _Method:
             native, link, self._method, message, metadata, deadline, end, background
         )
 
-    def _serialize(self, call: Call, request: Any) -> bytes | None:
+    def _serialize(self, call: ClientCall, request: Any) -> bytes | None:
         """The request's bytes; None when the serializer raised, which ends the call."""
         if self._serializer is None:
             return request  # type: ignore[no-any-return]
@@ -142,6 +143,12 @@ class _UnaryUnary(UnaryUnary, grpc.UnaryUnaryMultiCallable):  # type: ignore[mis
         self._async = _Method(links, method, serializer, deserializer)
         return self
 
+    def with_call(self, *args: Any, **kwargs: Any) -> tuple[Any, _MultiThreadedRendezvous]:
+        response, call = super().with_call(*args, **kwargs)
+        rendezvous = _MultiThreadedRendezvous(call)
+        rendezvous._response, rendezvous._have_response = response, True
+        return response, rendezvous
+
     def future(
         self,
         request: Any,
@@ -150,16 +157,17 @@ class _UnaryUnary(UnaryUnary, grpc.UnaryUnaryMultiCallable):  # type: ignore[mis
         credentials: Any = None,
         wait_for_ready: bool | None = None,
         compression: Any = None,
-    ) -> Call:
-        call = Call()
+    ) -> _MultiThreadedRendezvous:
+        call = ClientCall()
         method = self._async
         message = method._serialize(call, request)
         if message is None:
             raise _InactiveRpcError(outcome_of(call))
+        rendezvous = _MultiThreadedRendezvous(call)
         method._begin(
-            call, message, True, timeout, metadata, credentials, wait_for_ready, True
+            rendezvous, message, True, timeout, metadata, credentials, wait_for_ready, True
         )
-        return call
+        return rendezvous
 
 
 class _UnaryStream(_Method, grpc.UnaryStreamMultiCallable):  # type: ignore[misc]
@@ -171,13 +179,14 @@ class _UnaryStream(_Method, grpc.UnaryStreamMultiCallable):  # type: ignore[misc
         credentials: Any = None,
         wait_for_ready: bool | None = None,
         compression: Any = None,
-    ) -> StreamCall:
-        call = StreamCall()
+    ) -> StreamRendezvous:
+        call = ClientCall()
         message = self._serialize(call, request)
         if message is None:
             raise _InactiveRpcError(outcome_of(call))
-        self._begin(call, message, True, timeout, metadata, credentials, wait_for_ready, True)
-        return call
+        stream = StreamRendezvous(call)
+        self._begin(stream, message, True, timeout, metadata, credentials, wait_for_ready, True)
+        return stream
 
 
 class _StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[misc]
@@ -189,21 +198,21 @@ class _StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[misc
         credentials: Any,
         wait_for_ready: bool | None,
         background: bool,
-    ) -> Call:
-        call = Call()
+    ) -> _MultiThreadedRendezvous:
+        rendezvous = _MultiThreadedRendezvous(ClientCall())
         self._begin(
-            call, None, False, timeout, metadata, credentials, wait_for_ready, background
+            rendezvous, None, False, timeout, metadata, credentials, wait_for_ready, background
         )
-        feed(call, iter(request_iterator), self._serializer)
-        return call
+        feed(rendezvous.call, iter(request_iterator), self._serializer)
+        return rendezvous
 
-    def _blocking(self, *arguments: Any) -> tuple[Any, Call]:
-        call = self._start(*arguments, False)
-        wait_done(call)
-        call._settle(None)
-        if not call._have_response:
-            raise _InactiveRpcError(call._outcome())
-        return call._response, call
+    def _blocking(self, *arguments: Any) -> tuple[Any, _MultiThreadedRendezvous]:
+        rendezvous = self._start(*arguments, False)
+        wait_done(rendezvous.call)
+        rendezvous._settle(None)
+        if not rendezvous._have_response:
+            raise _InactiveRpcError(rendezvous._outcome())
+        return rendezvous._response, rendezvous
 
     def __call__(
         self,
@@ -224,7 +233,7 @@ class _StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[misc
         credentials: Any = None,
         wait_for_ready: bool | None = None,
         compression: Any = None,
-    ) -> tuple[Any, Call]:
+    ) -> tuple[Any, _MultiThreadedRendezvous]:
         return self._blocking(request_iterator, timeout, metadata, credentials, wait_for_ready)
 
     def future(
@@ -235,7 +244,7 @@ class _StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[misc
         credentials: Any = None,
         wait_for_ready: bool | None = None,
         compression: Any = None,
-    ) -> Call:
+    ) -> _MultiThreadedRendezvous:
         return self._start(
             request_iterator, timeout, metadata, credentials, wait_for_ready, True
         )
@@ -250,11 +259,11 @@ class _StreamStream(_Method, grpc.StreamStreamMultiCallable):  # type: ignore[mi
         credentials: Any = None,
         wait_for_ready: bool | None = None,
         compression: Any = None,
-    ) -> StreamCall:
-        call = StreamCall()
-        self._begin(call, None, False, timeout, metadata, credentials, wait_for_ready, True)
-        feed(call, iter(request_iterator), self._serializer)
-        return call
+    ) -> StreamRendezvous:
+        stream = StreamRendezvous(ClientCall())
+        self._begin(stream, None, False, timeout, metadata, credentials, wait_for_ready, True)
+        feed(stream.call, iter(request_iterator), self._serializer)
+        return stream
 
 
 class _Subscriptions:
@@ -349,7 +358,6 @@ class Channel(grpc.Channel):  # type: ignore[misc]
         native = links.channel
         native.fail = _fail
         native.report = report
-        native.call_type = Call
         native.acquire = _acquirer(links)
         self._links = links
         self._subscriptions = _Subscriptions(links)

@@ -59,8 +59,11 @@ class Outcome(NamedTuple):
         )
 
 
-class _EndedCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
-    """An error that also answers as the call and the future that it ended."""
+class _InactiveRpcError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
+    """The error of a blocking unary call, which also answers as the call and future that it ended.
+
+    The name is grpcio's, for str() and logs.
+    """
 
     def __init__(self, outcome: Outcome) -> None:
         super().__init__()
@@ -108,7 +111,7 @@ class _EndedCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
     def result(self, timeout: float | None = None) -> NoReturn:
         raise self
 
-    def exception(self, timeout: float | None = None) -> _EndedCall:
+    def exception(self, timeout: float | None = None) -> _InactiveRpcError:
         return self
 
     def traceback(self, timeout: float | None = None) -> TracebackType | None:
@@ -124,14 +127,6 @@ class _EndedCall(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
         return self._outcome.describe(type(self).__name__)
 
     __repr__ = __str__
-
-
-class _InactiveRpcError(_EndedCall):
-    """Of a blocking unary call; the name is grpcio's, for str() and logs."""
-
-
-class _MultiThreadedRendezvous(_EndedCall):
-    """Of a future or a stream; the name is grpcio's, for str() and logs."""
 
 
 def failed(code: grpc.StatusCode, details: str) -> _InactiveRpcError:

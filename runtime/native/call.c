@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "zerohop/fork.h"
 #include "zerohop/stats.h"
 
 bool call_ready(const Call *call, uint32_t mask)
@@ -199,7 +200,7 @@ int client_post_start(Call *call)
     call->sent_end = end;
     Py_CLEAR(call->outbox);
     Py_CLEAR(call->metadata_area);
-    link->calls[index] = (Call *)Py_NewRef((PyObject *)call);
+    link->calls[index] = call; /* borrowed: a call that its user drops is given up, as with grpcio */
     return 0;
 }
 
@@ -253,12 +254,25 @@ void client_cancel(Call *call, int code, const char *details)
         /* One slot is kept for it. */
         link_post_call(link, &header, NULL, NULL, 0, false);
         uint32_t index = (uint32_t)call->id;
-        if (link->calls[index] == call) {
+        if (link->calls[index] == call)
             link->calls[index] = NULL;
-            Py_DECREF((PyObject *)call); /* not the last reference: the caller has one */
-        }
     }
     client_finish(call, code, details);
+}
+
+void client_abandon(Call *call)
+{
+    Link *link = call->link;
+
+    if (call->done || !call->started || link == NULL || link->dead ||
+        call->fork_generation != zh_fork_now())
+        return;
+    struct zh_record header = {.kind = ZH_CANCEL, .call = call->id};
+    link_post_call(link, &header, NULL, NULL, 0, false);
+    if (link->calls[(uint32_t)call->id] == call)
+        link->calls[(uint32_t)call->id] = NULL;
+    if (call->background)
+        pump_background(call->pump, -1);
 }
 
 void client_expired(Call *call)

@@ -65,7 +65,9 @@ static void call_dealloc(Call *call)
         PyObject_ClearWeakRefs((PyObject *)call);
     if (call->pump != NULL)
         pump_remove_deadline(call->pump, call);
-    if (!call->client)
+    if (call->client)
+        client_abandon(call);
+    else
         server_call_retired(call);
     call_clear(call);
     queue_clear(&call->inbox);
@@ -464,6 +466,27 @@ static int call_set_on_event(Call *call, PyObject *value, void *Py_UNUSED(closur
     return 0;
 }
 
+static PyObject *call_get_pinned(Call *call, void *Py_UNUSED(closure))
+{
+    return PyBool_FromLong(call->pinned);
+}
+
+/* A reference of the call to itself, which the garbage collector does not see. */
+static int call_set_pinned(Call *call, PyObject *value, void *Py_UNUSED(closure))
+{
+    int pinned = value == NULL ? 0 : PyObject_IsTrue(value);
+    if (pinned < 0)
+        return -1;
+    if (pinned && !call->pinned) {
+        Py_INCREF((PyObject *)call);
+        call->pinned = true;
+    } else if (!pinned && call->pinned) {
+        call->pinned = false;
+        Py_DECREF((PyObject *)call); /* not the last reference: our caller has one */
+    }
+    return 0;
+}
+
 static PyObject *call_get_on_event(Call *call, void *Py_UNUSED(closure))
 {
     return Py_NewRef(call->on_event != NULL ? call->on_event : Py_None);
@@ -485,6 +508,8 @@ static PyGetSetDef call_getset[] = {
     {"on_event", (getter)call_get_on_event, (setter)call_set_on_event,
      PyDoc_STR("callable(events): told what has happened, by a background thread or the loop."),
      NULL},
+    {"pinned", (getter)call_get_pinned, (setter)call_set_pinned,
+     PyDoc_STR("Kept alive until this is set to False again: somebody waits for a callback."), NULL},
     {"method", (getter)call_get_method, NULL, PyDoc_STR("The full method name."), NULL},
     {"writable", (getter)call_get_writable, NULL, PyDoc_STR("Would send post at once?"), NULL},
     {NULL, NULL, NULL, NULL, NULL},

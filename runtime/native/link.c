@@ -299,10 +299,8 @@ static void deliver_to_client(Link *link, const struct zh_received *received)
     } else if (header->kind == ZH_STATUS) {
         if ((header->flags & ZH_HAS_MESSAGE) != 0)
             take_message(link, call, received, false);
-        if (link->calls[index] == call) {
+        if (link->calls[index] == call)
             link->calls[index] = NULL;
-            Py_DECREF((PyObject *)call);
-        }
         link->generations[index]++;
         link->free_list[link->free_count++] = (uint16_t)index;
         link->open_calls--;
@@ -487,7 +485,8 @@ static void end_calls(Link *link, int code, const char *why)
             client_finish(call, code, why);
         if (link->calls[i] == call) {
             link->calls[i] = NULL;
-            Py_DECREF((PyObject *)call);
+            if (link->server != NULL)
+                Py_DECREF((PyObject *)call);
         }
         Py_DECREF((PyObject *)call);
     }
@@ -636,7 +635,7 @@ static int link_traverse(Link *link, visitproc visit, void *arg)
     Py_VISIT(link->names);
     Py_VISIT(link->entries);
     Py_VISIT(link->on_dead);
-    for (uint32_t i = 0; i < ZH_CALLS; i++)
+    for (uint32_t i = 0; i < ZH_CALLS && link->server != NULL; i++)
         Py_VISIT(link->calls[i]);
     for (Call *call = link->stalled; call != NULL; call = call->stalled_next)
         Py_VISIT(call);
@@ -645,8 +644,12 @@ static int link_traverse(Link *link, visitproc visit, void *arg)
 
 static int link_clear(Link *link)
 {
-    for (uint32_t i = 0; i < ZH_CALLS; i++)
-        Py_CLEAR(link->calls[i]);
+    for (uint32_t i = 0; i < ZH_CALLS; i++) {
+        Call *call = link->calls[i];
+        link->calls[i] = NULL;
+        if (link->server != NULL)
+            Py_XDECREF((PyObject *)call);
+    }
     while (link->stalled != NULL) {
         Call *call = link->stalled;
         link->stalled = call->stalled_next;

@@ -118,7 +118,7 @@ struct Call {
     bool finishing;  /* server: likewise the last message */
     bool running;    /* server: counts in server->running */
     bool open;       /* server: counts in server->open */
-    bool listening;  /* on_event wants what happens from now on */
+    bool pinned;       /* holds a reference to itself: somebody waits for its callback */
     uint32_t events; /* not yet told to on_event */
     int64_t send_credit;
     int64_t recv_window;
@@ -161,8 +161,9 @@ struct Link {
     uint32_t free_count;
     uint16_t free_list[ZH_CALLS];
     uint32_t generations[ZH_CALLS];
-    Call *calls[ZH_CALLS]; /* strong; NULL also for a call that was given up and whose status has
-                              not come */
+    /* Strong at the server, borrowed at the client; NULL also for a call that was given up and whose status
+     * has not come. */
+    Call *calls[ZH_CALLS];
 };
 
 struct Pump {
@@ -319,6 +320,8 @@ void client_finish(Call *call, int code, const char *details);
 void client_cancel(Call *call, int code, const char *details);
 /* Posting gave an errno that is no exhaustion. */
 void client_fail(Call *call, int error);
+/* The call's user has dropped it: tell the server. For the deallocator: touches no Python object. */
+void client_abandon(Call *call);
 /* The deadline has passed, and with it the time to wait for room. */
 void client_expired(Call *call);
 /* Start a call that has method, metadata_area, deadline and outbox. */

@@ -55,7 +55,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("timeout") is None and item.path.is_relative_to(_HERE):
-            item.add_marker(pytest.mark.timeout(120))
+            item.add_marker(pytest.mark.timeout(int(os.environ.get("ZEROHOP_TEST_TIMEOUT", "120"))))
 
 
 _HERE = Path(__file__).resolve().parent

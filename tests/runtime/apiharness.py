@@ -7,6 +7,7 @@ of zerohop; it must see the same answers from both.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import importlib
 import importlib.metadata
@@ -385,6 +386,20 @@ class AioImpl(_Base):
                     await server.stop(None)
         finally:
             self._close()
+
+
+@contextlib.contextmanager
+def shared_memory_used(harness: Any, calls: int = 1) -> Iterator[None]:
+    """On zerohop: at least so many calls in this block went through shared memory, as the
+    counters have it. Client and server are both in this process."""
+    if not harness.zerohop:
+        yield
+        return
+    zerohop = harness.root()
+    before = zerohop.stats()
+    yield
+    for counter in ("calls_started", "calls_handled"):
+        eventually(lambda c=counter: zerohop.stats()[c] - before[c] >= calls)
 
 
 async def code_and_details_aio(call: Any) -> tuple[grpc.StatusCode, str]:

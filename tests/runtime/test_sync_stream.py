@@ -8,7 +8,7 @@ import threading
 
 import grpc
 import pytest
-from apiharness import WAIT, code_and_details, eventually, settled
+from apiharness import WAIT, code_and_details, settled
 from zhtest.types_pb2 import EchoReply, EchoRequest
 
 # More messages than any implementation lets a client send before it hears of the end.
@@ -300,23 +300,6 @@ def test_request_iterator_runs_in_another_thread(impl):
     assert threads[0] is not threading.current_thread()
 
 
-def test_reading_requests_after_their_end(impl):
-    seen = []
-
-    def handler(requests, context):
-        seen.extend(request.text for request in requests)
-        for _ in range(2):
-            try:
-                next(requests)
-            except StopIteration:
-                seen.append("end")
-        return EchoReply()
-
-    peer = impl.serve(client_stream=handler)
-    peer.stub.ClientStream(iter([EchoRequest(text="a")]), timeout=WAIT)
-    assert seen == ["a", "end", "end"]
-
-
 def test_handler_may_send_without_reading(impl):
     """One thread of the handler reads while the generator sends."""
     feed = Feed()
@@ -339,83 +322,6 @@ def test_handler_may_send_without_reading(impl):
     assert list(call) == []
     assert received == list(range(100))
     assert [read.get(timeout=WAIT) for _ in range(100)] == [str(n) for n in range(100)]
-
-
-@pytest.mark.inline_ok
-def test_generator_is_closed_at_the_end(impl):
-    closed = threading.Event()
-
-    def handler(request, context):
-        try:
-            yield EchoReply()
-        finally:
-            closed.set()
-
-    peer = impl.serve(server_stream=handler)
-    assert len(list(peer.stub.ServerStream(EchoRequest()))) == 1
-    assert closed.wait(WAIT)
-
-
-@pytest.mark.inline_ok
-def test_yielding_none_ends_the_stream(impl):
-    """An oddity of grpcio's that non-blocking handlers are built on: None is the end."""
-
-    def handler(request, context):
-        yield EchoReply(text="1")
-        yield None
-
-    peer = impl.serve(server_stream=handler)
-    assert [reply.text for reply in peer.stub.ServerStream(EchoRequest(), timeout=WAIT)] == ["1"]
-
-
-def test_non_blocking_handler(impl):
-    """What health checking's Watch is made of: a handler that is given a callback for replies."""
-    pool = impl.pool(1)
-    callbacks = queue.Queue()
-    threads = []
-    over = threading.Event()
-
-    def handler(request, context, send):
-        threads.append(threading.current_thread().name)
-        context.add_callback(over.set)
-        callbacks.put(send)
-
-    handler.experimental_non_blocking = True
-    handler.experimental_thread_pool = pool
-    peer = impl.serve(server_stream=handler)
-    # More of them than the server has threads.
-    calls = [peer.stub.ServerStream(EchoRequest()) for _ in range(20)]
-    senders = [callbacks.get(timeout=WAIT) for _ in calls]
-    for number in range(3):
-        for send in senders:
-            send(EchoReply(index=number))
-    for send in senders:
-        send(None)
-    for call in calls:
-        assert [reply.index for reply in call] == [0, 1, 2]
-        assert call.code() is grpc.StatusCode.OK
-    # They all ran in the pool that the handler named.
-    assert len(set(threads)) == 1
-    assert over.wait(WAIT)
-
-
-def test_non_blocking_handler_and_a_client_that_goes(impl):
-    over = threading.Event()
-    sent = threading.Event()
-
-    def handler(request, context, send):
-        context.add_callback(over.set)
-        send(EchoReply(text="first"))
-        sent.set()
-
-    handler.experimental_non_blocking = True
-    handler.experimental_thread_pool = impl.pool(1)
-    peer = impl.serve(server_stream=handler)
-    call = peer.stub.ServerStream(EchoRequest())
-    assert next(call).text == "first"
-    assert sent.wait(WAIT)
-    call.cancel()
-    assert over.wait(WAIT)
 
 
 def test_many_streams_at_once(impl):
@@ -483,19 +389,3 @@ def test_stream_within_a_handler(impl):
     front = impl.serve("front", server_stream=handler)
     replies = list(front.stub.ServerStream(EchoRequest(text="x", count=50), timeout=WAIT))
     assert [reply.index for reply in replies] == list(range(50))
-
-
-def test_server_context_after_the_end(impl):
-    contexts = []
-    over = threading.Event()
-
-    def handler(request, context):
-        contexts.append(context)
-        context.add_callback(over.set)
-        yield EchoReply()
-
-    peer = impl.serve(server_stream=handler)
-    list(peer.stub.ServerStream(EchoRequest()))
-    assert over.wait(WAIT)
-    eventually(lambda: contexts[0].is_active() is False)
-    assert contexts[0].add_callback(over.clear) is False

@@ -117,14 +117,18 @@ def test_limits_are_the_channels_own(impl):
         ("grpc.enable_retries", 0),
         ("grpc.lb_policy_name", "round_robin"),
         ("grpc.use_local_subchannel_pool", 1),
+        ("SingleThreadedUnaryStream", 1),
         ("no.such.option", "x"),
         ("no.such.number", 7),
     ],
     ids=lambda option: option[0],
 )
 def test_options_are_accepted(impl, option):
-    peer = impl.serve(options=[option], channel_options=[option])
+    server_options = [] if option[0] == "SingleThreadedUnaryStream" else [option]
+    peer = impl.serve(options=server_options, channel_options=[option])
     assert peer.stub.Unary(EchoRequest(text="x")).text == "x"
+    replies = peer.stub.ServerStream(EchoRequest(count=3))
+    assert [reply.index for reply in replies] == [0, 1, 2]
 
 
 @pytest.mark.parametrize("container", [list, tuple])

@@ -186,15 +186,23 @@ def test_client_process_is_killed(impl, start):
     assert peer.stub.ServerStream(EchoRequest(count=1), timeout=WAIT) is not None
 
 
+# What is started, and what then waits. Between the two there is a sign of life, since Ctrl-C in the
+# middle of starting a call makes grpcio complain of a half-made object.
 WAITS = {
-    "unary": "stub.Unary(EchoRequest())",
-    "unary with a deadline": "stub.Unary(EchoRequest(), timeout=100)",
-    "future": "stub.Unary.future(EchoRequest()).result()",
-    "future with a timeout": "stub.Unary.future(EchoRequest()).result(timeout=100)",
-    "server stream": "list(stub.ServerStream(EchoRequest()))",
-    "client stream": "stub.ClientStream(iter([EchoRequest()]))",
-    "bidi": "list(stub.Bidi(iter([EchoRequest()])))",
-    "trailing metadata": "stub.Unary.future(EchoRequest()).trailing_metadata()",
+    "unary": ("call = stub.Unary", "call(EchoRequest())"),
+    "unary with a deadline": ("call = stub.Unary", "call(EchoRequest(), timeout=100)"),
+    "future": ("call = stub.Unary.future(EchoRequest())", "call.result()"),
+    "future with a timeout": (
+        "call = stub.Unary.future(EchoRequest())",
+        "call.result(timeout=100)",
+    ),
+    "server stream": ("call = stub.ServerStream(EchoRequest())", "list(call)"),
+    "client stream": ("call = stub.ClientStream", "call(iter([EchoRequest()]))"),
+    "bidi": ("call = stub.Bidi(iter([EchoRequest()]))", "list(call)"),
+    "trailing metadata": (
+        "call = stub.Unary.future(EchoRequest())",
+        "call.trailing_metadata()",
+    ),
 }
 
 
@@ -218,11 +226,14 @@ def test_ctrl_c_during_a_call(impl, start, wait):
         f"""
         stub = echo()
         try:
-            {wait}
+            {wait[0]}
+            say("waiting")
+            {wait[1]}
         except KeyboardInterrupt:
             say("interrupted")
         """
     )
+    child.expect("waiting")
     assert started.wait(WAIT)
     child.process.send_signal(signal.SIGINT)
     assert child.finish() == (0, "interrupted\n", "")

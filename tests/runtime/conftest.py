@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
-import apiharness
 import pytest
 import pytest_asyncio
 from registryharness import *  # noqa: F403 - fixtures
+
+_HERE = Path(__file__).resolve().parent
+# Whatever the import mode, the test modules find the harness.
+if str(_HERE) not in sys.path:
+    sys.path.insert(0, str(_HERE))
+
+import apiharness  # noqa: E402
 
 _IMPLS = ("grpcio", "zerohop")
 
@@ -56,9 +63,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("timeout") is None and item.path.is_relative_to(_HERE):
             item.add_marker(pytest.mark.timeout(int(os.environ.get("ZEROHOP_TEST_TIMEOUT", "120"))))
-
-
-_HERE = Path(__file__).resolve().parent
 
 
 @pytest.fixture

@@ -15,8 +15,6 @@ _HERE = Path(__file__).resolve().parent
 if str(_HERE) not in sys.path:
     sys.path.insert(0, str(_HERE))
 
-import apiharness  # noqa: E402
-
 _IMPLS = ("grpcio", "zerohop")
 
 
@@ -35,6 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "inline_ok: handlers may run in the polling thread, so the test also runs on a zerohop "
         "server without a thread pool",
     )
+    import apiharness
+
     cache = getattr(config, "cache", None)
     apiharness.use_protos(None if cache is None else Path(cache.mkdir("zhtest-protos")))
 
@@ -68,6 +68,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def impl(request: pytest.FixtureRequest, tmp_path: Path):
     """The synchronous API of grpcio or of zerohop."""
+    import apiharness
+
     harness = apiharness.Impl(request.param, tmp_path)
     yield harness
     harness.close()
@@ -76,6 +78,8 @@ def impl(request: pytest.FixtureRequest, tmp_path: Path):
 @pytest_asyncio.fixture
 async def impl_aio(request: pytest.FixtureRequest, tmp_path: Path):
     """The asyncio API of grpcio or of zerohop."""
+    import apiharness
+
     harness = apiharness.AioImpl(request.param, tmp_path)
     yield harness
     await harness.close()

@@ -94,9 +94,9 @@ def test_channel_goes_on(impl):
         return EchoReply(text="x")
 
     peer = impl.serve(unary=handler)
+    stuck = EchoRequest(code=1)
     for _ in range(3):
-        call = lambda: peer.stub.Unary(EchoRequest(code=1), timeout=0.05)  # noqa: E731
-        assert code_and_details(call) == EXCEEDED
+        assert code_and_details(lambda: peer.stub.Unary(stuck, timeout=0.05)) == EXCEEDED
         assert peer.stub.Unary(EchoRequest(), timeout=WAIT).text == "x"
 
 

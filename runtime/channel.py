@@ -115,9 +115,7 @@ class _Method:
             except _InactiveRpcError as error:
                 call.cancel_with(NUMBERS[error.code()], error.details())
                 return
-        call.start(
-            native, link, self._method, message, metadata, deadline, end, background
-        )
+        call.start(native, link, self._method, message, metadata, deadline, end, background)
 
     def _serialize(self, call: ClientCall, request: Any) -> bytes | None:
         """The request's bytes; None when the serializer raised, which ends the call."""
@@ -245,9 +243,7 @@ class _StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[misc
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> _MultiThreadedRendezvous:
-        return self._start(
-            request_iterator, timeout, metadata, credentials, wait_for_ready, True
-        )
+        return self._start(request_iterator, timeout, metadata, credentials, wait_for_ready, True)
 
 
 class _StreamStream(_Method, grpc.StreamStreamMultiCallable):  # type: ignore[misc]
@@ -393,9 +389,7 @@ class Channel(grpc.Channel):  # type: ignore[misc]
         response_deserializer: Deserializer = None,
         _registered_method: bool | None = False,
     ) -> grpc.UnaryUnaryMultiCallable:
-        return self._multicallable(
-            _UnaryUnary, method, request_serializer, response_deserializer
-        )
+        return self._multicallable(_UnaryUnary, method, request_serializer, response_deserializer)
 
     def unary_stream(
         self,
@@ -404,9 +398,7 @@ class Channel(grpc.Channel):  # type: ignore[misc]
         response_deserializer: Deserializer = None,
         _registered_method: bool | None = False,
     ) -> grpc.UnaryStreamMultiCallable:
-        return self._multicallable(
-            _UnaryStream, method, request_serializer, response_deserializer
-        )
+        return self._multicallable(_UnaryStream, method, request_serializer, response_deserializer)
 
     def stream_unary(
         self,
@@ -415,9 +407,7 @@ class Channel(grpc.Channel):  # type: ignore[misc]
         response_deserializer: Deserializer = None,
         _registered_method: bool | None = False,
     ) -> grpc.StreamUnaryMultiCallable:
-        return self._multicallable(
-            _StreamUnary, method, request_serializer, response_deserializer
-        )
+        return self._multicallable(_StreamUnary, method, request_serializer, response_deserializer)
 
     def stream_stream(
         self,
@@ -426,9 +416,7 @@ class Channel(grpc.Channel):  # type: ignore[misc]
         response_deserializer: Deserializer = None,
         _registered_method: bool | None = False,
     ) -> grpc.StreamStreamMultiCallable:
-        return self._multicallable(
-            _StreamStream, method, request_serializer, response_deserializer
-        )
+        return self._multicallable(_StreamStream, method, request_serializer, response_deserializer)
 
     def close(self) -> None:
         self._subscriptions.clear()

@@ -35,9 +35,7 @@ class CallContext(ServerCall):
         if self._invocation is None:
             agent = self.link_peer()[2]
             received = self.initial(Metadatum)
-            self._invocation = (
-                (*received, Metadatum("user-agent", agent)) if agent else received
-            )
+            self._invocation = (*received, Metadatum("user-agent", agent)) if agent else received
         return self._invocation
 
     def peer(self) -> str:

@@ -62,8 +62,6 @@ def parse(options: Iterable[tuple[str, Any]] | None) -> Options:
         max_receive=_limit(given.get("grpc.max_receive_message_length", -1)),
         max_send=_limit(given.get("grpc.max_send_message_length", -1)),
         user_agent=agent[:255],
-        allow_uids=_uids(
-            given.get("zerohop.allow_uids", os.environ.get("ZEROHOP_ALLOW_UIDS", ()))
-        ),
+        allow_uids=_uids(given.get("zerohop.allow_uids", os.environ.get("ZEROHOP_ALLOW_UIDS", ()))),
         max_concurrent_streams=None if streams is None else int(streams),
     )

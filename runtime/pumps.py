@@ -13,9 +13,7 @@ from zerohop._native import Pump
 
 _lock = threading.Lock()
 _sync: Pump | None = None
-_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopPump] = (
-    weakref.WeakKeyDictionary()
-)
+_loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopPump] = weakref.WeakKeyDictionary()
 
 
 def _spawn(pump: Pump) -> None:

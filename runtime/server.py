@@ -256,9 +256,7 @@ class Core:
     def publish(self, name: str) -> None:
         registration = Registry().reserve()
         try:
-            self.native.listen(
-                registration.socket_path, socket_mode(self.options.allow_uids)
-            )
+            self.native.listen(registration.socket_path, socket_mode(self.options.allow_uids))
         except OSError:
             registration.close()
             raise

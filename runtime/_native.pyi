@@ -134,6 +134,8 @@ class ClientCall(_Call):
         `end`: no more messages follow. `background`: nobody may be waiting; a background thread looks
         after it. Raises ValueError or TypeError for metadata that is not legal. Failure is a status.
         """
+    def defer(self, channel: Channel, deadline_ns: int, /) -> None:
+        """Let the call be waited for, cancelled and expire before it is started."""
     def half_close(self) -> None: ...
     def cancel_with(self, code: int, details: str, /) -> bool:
         """Give the call up with this status; False when it is over already."""

@@ -196,7 +196,7 @@ class _MultiThreadedRendezvous(grpc.RpcError, grpc.Call, grpc.Future):  # type: 
                 self._response = self._deserializer(message)
                 self._have_response = True
             except Exception as error:
-                report(error, BAD_RESPONSE)
+                report(error, "Exception deserializing message!")
                 self._local = (grpc.StatusCode.INTERNAL, BAD_RESPONSE)
 
     def __del__(self) -> None:
@@ -227,7 +227,7 @@ class StreamRendezvous(_MultiThreadedRendezvous):
         try:
             return deserializer(message)
         except Exception as error:
-            report(error, BAD_RESPONSE)
+            report(error, "Exception deserializing message!")
             self._local = (grpc.StatusCode.INTERNAL, BAD_RESPONSE)
             self.call.cancel_with(_INTERNAL, BAD_RESPONSE)
             raise self from None
@@ -254,22 +254,23 @@ def feed(call: ClientCall, requests: Iterator[Any], serializer: Serializer) -> N
     The thread does not keep the call alive while it waits for the next request.
     """
     threading.Thread(
-        target=_consume,
+        target=consume,
         args=(weakref.ref(call), requests, serializer),
         name="zerohop-requests",
         daemon=True,
     ).start()
 
 
-def _consume(
+def consume(
     reference: weakref.ref[ClientCall], requests: Iterator[Any], serializer: Serializer
 ) -> None:
+    """Send requests until they or the call end; what `feed` runs."""
     while True:
         failure: Exception | None = None
         end = False
         request = None
         try:
-            request = next(requests)
+            request = next(requests)  # a TypeError where it is no iterator, as in grpcio
         except StopIteration:
             end = True
         except Exception as error:
@@ -288,9 +289,11 @@ def _consume(
             try:
                 request = serializer(request)
             except Exception as error:
-                report(error, BAD_REQUEST)
-                call.cancel_with(_INTERNAL, BAD_REQUEST)
-                return
+                report(error, "Exception serializing message!")
+                request = None
+        if request is None:
+            call.cancel_with(_INTERNAL, BAD_REQUEST)
+            return
         if not call.send(request) and not call.is_done:
             call.wait(EVENT_WRITABLE)
         del call

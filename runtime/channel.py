@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ from zerohop.calls import (
     Serializer,
     StreamRendezvous,
     _MultiThreadedRendezvous,
+    consume,
     deadline_after,
     feed,
     monotonic_of,
@@ -41,8 +43,10 @@ NO_CREDENTIALS = (
 )
 
 
-def acquire(links: Links, deadline_ns: int, wait_for_ready: bool) -> Link:
-    """A link for a call when `pick` had none. Blocks.
+def acquire(
+    links: Links, deadline_ns: int, wait_for_ready: bool, stop: Callable[[], bool] = lambda: False
+) -> Link:
+    """A link for a call when `pick` had none. Blocks, until stop() at most.
 
     Raises RpcError: UNAVAILABLE at once without `wait_for_ready`, else DEADLINE_EXCEEDED.
     """
@@ -51,7 +55,7 @@ def acquire(links: Links, deadline_ns: int, wait_for_ready: bool) -> Link:
     deadline = monotonic_of(deadline_ns)
     try:
         if wait_for_ready:
-            reason = links.retry(deadline, lambda: False)
+            reason = links.retry(deadline, stop)
         elif deadline is None:
             reason = links.connect()
         else:
@@ -87,14 +91,17 @@ class _Method:
         self,
         rendezvous: _MultiThreadedRendezvous,
         message: bytes | None,
-        end: bool,
+        requests: Iterator[Any] | None,
         timeout: float | None,
         metadata: Any,
         credentials: Any,
         wait_for_ready: bool | None,
-        background: bool,
+        background: bool = True,
     ) -> None:
-        """Start a call; a failure to is its status, as with grpcio's futures."""
+        """Start a call, with a message or a stream of requests, without blocking.
+
+        A failure to start is the call's status, as with grpcio's futures.
+        """
         links = self._links
         if links.closed:
             raise ValueError("Cannot invoke RPC on closed channel!")
@@ -108,25 +115,44 @@ class _Method:
             call.cancel_with(NUMBERS[grpc.StatusCode.UNAUTHENTICATED], NO_CREDENTIALS)
             return
         deadline = deadline_after(timeout)
+
+        def start(link: Link) -> None:
+            end = requests is None
+            call.start(native, link, self._method, message, metadata, deadline, end, background)
+
         link = native.pick()
-        if link is None:
+        if link is not None:
+            start(link)
+            if requests is not None:
+                feed(call, requests, self._serializer)
+            return
+
+        def look_for_a_link() -> None:
             try:
-                link = acquire(links, deadline, bool(wait_for_ready))
+                start(acquire(links, deadline, bool(wait_for_ready), lambda: call.is_done))
             except _InactiveRpcError as error:
                 call.cancel_with(NUMBERS[error.code()], error.details())
-                return
-        call.start(native, link, self._method, message, metadata, deadline, end, background)
+            except (TypeError, ValueError) as error:
+                call.cancel_with(NUMBERS[grpc.StatusCode.INTERNAL], str(error))
+            if requests is not None:
+                consume(weakref.ref(call), requests, self._serializer)
+
+        try:
+            call.defer(native, deadline)
+        except ForkError:
+            raise failed(grpc.StatusCode.FAILED_PRECONDITION, FORKED) from None
+        threading.Thread(target=look_for_a_link, name="zerohop-connect", daemon=True).start()
 
     def _serialize(self, call: ClientCall, request: Any) -> bytes | None:
         """The request's bytes; None when the serializer raised, which ends the call."""
-        if self._serializer is None:
-            return request  # type: ignore[no-any-return]
+        message: bytes | None = None
         try:
-            return self._serializer(request)
+            message = request if self._serializer is None else self._serializer(request)
         except Exception as error:
-            report(error, BAD_REQUEST)
+            report(error, "Exception serializing message!")
+        if message is None:
             call.cancel_with(NUMBERS[grpc.StatusCode.INTERNAL], BAD_REQUEST)
-            return None
+        return message
 
 
 class _UnaryUnary(UnaryUnary, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
@@ -163,7 +189,7 @@ class _UnaryUnary(UnaryUnary, grpc.UnaryUnaryMultiCallable):  # type: ignore[mis
             raise _InactiveRpcError(outcome_of(call))
         rendezvous = _MultiThreadedRendezvous(call)
         method._begin(
-            rendezvous, message, True, timeout, metadata, credentials, wait_for_ready, True
+            rendezvous, message, None, timeout, metadata, credentials, wait_for_ready
         )
         return rendezvous
 
@@ -183,7 +209,7 @@ class _UnaryStream(_Method, grpc.UnaryStreamMultiCallable):  # type: ignore[misc
         if message is None:
             raise _InactiveRpcError(outcome_of(call))
         stream = StreamRendezvous(call)
-        self._begin(stream, message, True, timeout, metadata, credentials, wait_for_ready, True)
+        self._begin(stream, message, None, timeout, metadata, credentials, wait_for_ready)
         return stream
 
 
@@ -199,9 +225,15 @@ class _StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[misc
     ) -> _MultiThreadedRendezvous:
         rendezvous = _MultiThreadedRendezvous(ClientCall())
         self._begin(
-            rendezvous, None, False, timeout, metadata, credentials, wait_for_ready, background
+            rendezvous,
+            None,
+            request_iterator,
+            timeout,
+            metadata,
+            credentials,
+            wait_for_ready,
+            background,
         )
-        feed(rendezvous.call, iter(request_iterator), self._serializer)
         return rendezvous
 
     def _blocking(self, *arguments: Any) -> tuple[Any, _MultiThreadedRendezvous]:
@@ -257,8 +289,9 @@ class _StreamStream(_Method, grpc.StreamStreamMultiCallable):  # type: ignore[mi
         compression: Any = None,
     ) -> StreamRendezvous:
         stream = StreamRendezvous(ClientCall())
-        self._begin(stream, None, False, timeout, metadata, credentials, wait_for_ready, True)
-        feed(stream.call, iter(request_iterator), self._serializer)
+        self._begin(
+            stream, None, request_iterator, timeout, metadata, credentials, wait_for_ready
+        )
         return stream
 
 
@@ -436,8 +469,6 @@ class Channel(grpc.Channel):  # type: ignore[misc]
 
 def _acquirer(links: Links) -> Callable[[int, bool], Link]:
     """`acquire` for the native channel, which must not keep its Links alive."""
-    import weakref
-
     reference = weakref.ref(links)
 
     def acquire_link(deadline_ns: int, wait_for_ready: bool) -> Link:

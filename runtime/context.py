@@ -14,10 +14,6 @@ from zerohop.status import CODES, NUMBERS, Metadata, Metadatum
 _log = log.logger("server")
 
 
-class Aborted(Exception):
-    """What abort() raises; grpcio raises a bare Exception."""
-
-
 def code_of(code: Any) -> grpc.StatusCode | None:
     """A status code as handlers set it: grpc.StatusCode, its number, or nothing."""
     if code is None or isinstance(code, grpc.StatusCode):
@@ -87,11 +83,10 @@ class CallContext(ServerCall):
 
 
 def text_of(details: Any) -> str:
-    """Details as text without NUL, which cannot travel."""
+    """Details as text, whether they were set as text or as bytes."""
     if details is None:
         return ""
-    text = details.decode("utf-8", "replace") if isinstance(details, bytes) else str(details)
-    return text.replace("\0", "\ufffd")
+    return details.decode("utf-8", "replace") if isinstance(details, bytes) else str(details)
 
 
 class Context(CallContext, grpc.ServicerContext):  # type: ignore[misc]
@@ -160,7 +155,7 @@ class Context(CallContext, grpc.ServicerContext):  # type: ignore[misc]
         self.user_code = code
         self.set_details(details)
         self._aborted = True
-        raise Aborted
+        raise Exception  # noqa: TRY002 - grpcio's own, which programs may compare
 
     def abort_with_status(self, status: Any) -> NoReturn:
         self.user_trailing = status.trailing_metadata

@@ -52,7 +52,7 @@ def parse(options: Iterable[tuple[str, Any]] | None) -> Options:
         part
         for part in (
             str(given.get("grpc.primary_user_agent", "")),
-            f"grpc-python-zerohop/{__version__}",
+            f"zerohop/{__version__}",
             str(given.get("grpc.secondary_user_agent", "")),
         )
         if part

@@ -179,6 +179,8 @@ class _Run:
         send = context.send
         try:
             for response in responses:
+                if response is None:  # ends the stream, as in grpcio
+                    break
                 if serializer is None:
                     message = response
                 else:
@@ -352,6 +354,9 @@ class Core:
             self._shutdown_events.append(event)
             first = not self._stopping
             self._stopping = True
+        if not self.started:
+            self._stop_unstarted(event)
+            return event
         if first:
             for registration in self._names.values():
                 registration.close()
@@ -366,6 +371,14 @@ class Core:
         if self.native.open == 0:
             self._on_idle()
         return event
+
+    def _stop_unstarted(self, event: threading.Event) -> None:
+        """It did not run, so it does not terminate either, as in grpcio."""
+        for registration in self._names.values():
+            registration.close()
+        self.native.stop()
+        self._remove_sockets()
+        event.set()
 
     def _cancel_after(self, event: threading.Event, grace: float) -> None:
         if not event.wait(grace):

@@ -39,7 +39,10 @@ class Outcome(NamedTuple):
     def debug_error_string(self) -> str:
         """One line for a log: what grpcio's core puts there, without its file names."""
         details = self.details.replace("\\", "\\\\").replace('"', '\\"')
-        return f'zerohop:Error {{grpc_status:{self.code.value[0]}, grpc_message:"{details}"}}'
+        return (
+            f"{self.code.name}: call ended "
+            f'{{grpc_status:{self.code.value[0]}, grpc_message:"{details}"}}'
+        )
 
     def describe(self, name: str) -> str:
         """grpcio's str() of a call that has ended."""

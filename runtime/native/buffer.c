@@ -11,6 +11,8 @@
 
 enum { FLAG_BINARY = 1 };
 
+PyObject *InvalidMetadata;
+
 void buffer_init(Buffer *buffer)
 {
     buffer->data = buffer->small;
@@ -102,58 +104,98 @@ static bool value_is_legal(const char *value, Py_ssize_t bytes)
     return true;
 }
 
-static int encode_pair(Buffer *buffer, PyObject *pair, int section)
-{
-    PyObject *key = PySequence_GetItem(pair, 0);
-    PyObject *value = key == NULL ? NULL : PySequence_GetItem(pair, 1);
-    PyObject *key_text = NULL, *value_text = NULL;
-    int result = -1;
+/*
+ * What gRPC says itself and a program cannot: grpcio drops these keys, and so do we. All others with the
+ * prefix "grpc-" are refused, but for those that libraries beside gRPC's core use.
+ */
+static const char *const dropped_keys[] = {"te", "content-type", "user-agent"};
+static const char *const known_keys[] = {"grpc-status-details-bin", "grpc-trace-bin", "grpc-tags-bin"};
 
-    if (value == NULL)
-        goto done;
-    if (PyUnicode_Check(key)) {
-        key_text = PyUnicode_AsUTF8String(key);
-    } else if (PyBytes_Check(key)) {
-        key_text = Py_NewRef(key);
-    } else {
-        PyErr_Format(PyExc_TypeError, "metadata keys are str, not %R", TYPE_OF(key));
+static bool is_among(const char *key, const char *const *list, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        if (strcmp(key, list[i]) == 0)
+            return true;
     }
-    if (key_text == NULL)
-        goto done;
+    return false;
+}
+
+static int invalid(PyObject *key)
+{
+    PyErr_Format(InvalidMetadata, "metadata was invalid: key %R", key);
+    return -1;
+}
+
+/* One pair of text or bytes, both as bytes objects. */
+static int encode_checked(Buffer *buffer, PyObject *key, PyObject *key_text, PyObject *value, int section)
+{
     char *key_data = PyBytes_AsString(key_text);
     Py_ssize_t key_bytes = PyBytes_Size(key_text);
-    if (!key_is_legal(key_data, key_bytes)) {
-        PyErr_Format(PyExc_ValueError, "metadata was invalid: illegal key %R", key);
-        goto done;
-    }
+
+    if (!key_is_legal(key_data, key_bytes))
+        return invalid(key);
+    if (strncmp(key_data, "grpc-", 5) == 0 && !is_among(key_data, known_keys, 3))
+        return invalid(key);
     bool binary = key_bytes > 4 && memcmp(key_data + key_bytes - 4, "-bin", 4) == 0;
+    PyObject *value_text = NULL;
     if (PyBytes_Check(value)) {
         value_text = Py_NewRef(value);
-    } else if (PyUnicode_Check(value)) {
+    } else if (PyUnicode_Check(value) && !binary) {
         value_text = PyUnicode_AsUTF8String(value);
     } else {
-        PyErr_Format(PyExc_TypeError, "metadata values are str or bytes, not %R", TYPE_OF(value));
+        PyErr_Format(PyExc_TypeError, "the value of metadata key %R is %s, not %R", key,
+                     binary ? "bytes" : "str or bytes", TYPE_OF(value));
     }
     if (value_text == NULL)
-        goto done;
+        return -1;
     char *value_data = PyBytes_AsString(value_text);
     Py_ssize_t value_bytes = PyBytes_Size(value_text);
+    int result = 0;
     if (!binary && !value_is_legal(value_data, value_bytes)) {
-        PyErr_Format(PyExc_ValueError, "metadata was invalid: illegal value of key %R", key);
-        goto done;
+        result = invalid(key);
+    } else if (!is_among(key_data, dropped_keys, 3)) {
+        buffer->counted += (size_t)key_bytes + (size_t)value_bytes + ENTRY_OVERHEAD;
+        /* What is over the limit will not be sent; do not copy it. */
+        if (buffer->counted <= METADATA_HARD_LIMIT)
+            result = append(buffer, section, binary ? FLAG_BINARY : 0, key_data, (size_t)key_bytes,
+                            value_data, (size_t)value_bytes);
     }
-    buffer->counted += (size_t)key_bytes + (size_t)value_bytes + ENTRY_OVERHEAD;
-    if ((size_t)value_bytes > UINT32_MAX / 2)
-        buffer->counted = SIZE_MAX / 2; /* over every limit */
-    else
-        result = append(buffer, section, binary ? FLAG_BINARY : 0, key_data, (size_t)key_bytes,
-                        value_data, (size_t)value_bytes);
-done:
+    Py_DECREF(value_text);
+    return result;
+}
+
+static int encode_pair(Buffer *buffer, PyObject *pair, int section)
+{
+    int result = -1;
+
+    if (PyUnicode_Check(pair) || PyBytes_Check(pair) || PySequence_Size(pair) != 2) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_ValueError, "metadata is pairs of key and value, not %R", pair);
+        return -1;
+    }
+    PyObject *key = PySequence_GetItem(pair, 0);
+    PyObject *value = key == NULL ? NULL : PySequence_GetItem(pair, 1);
+    PyObject *key_text = NULL;
+    if (value != NULL && PyUnicode_Check(key))
+        key_text = PyUnicode_AsUTF8String(key);
+    else if (value != NULL && PyBytes_Check(key))
+        key_text = Py_NewRef(key);
+    else if (value != NULL)
+        PyErr_Format(PyExc_TypeError, "metadata keys are str, not %R", TYPE_OF(key));
+    if (key_text != NULL)
+        result = encode_checked(buffer, key, key_text, value, section);
     Py_XDECREF(key);
     Py_XDECREF(value);
     Py_XDECREF(key_text);
-    Py_XDECREF(value_text);
     return result;
+}
+
+bool metadata_was_invalid(void)
+{
+    if (PyErr_Occurred() == NULL || !PyErr_ExceptionMatches(InvalidMetadata))
+        return false;
+    PyErr_Clear();
+    return true;
 }
 
 int metadata_encode(Buffer *buffer, PyObject *metadata, int section)

@@ -41,8 +41,10 @@ int call_flush(Call *call)
     if (link == NULL || call->done || !call->started || call->flushing)
         return 0;
     if (call->outbox != NULL) {
-        if (call->send_credit <= 0)
+        if (call->send_credit <= 0) {
+            link_starve(link, call, true);
             return 0;
+        }
         call->flushing = true;
         PyObject *message = call->outbox;
         struct zh_record header = {.kind = ZH_MESSAGE, .call = call->id};
@@ -54,6 +56,7 @@ int call_flush(Call *call)
         if (error == 0) {
             call->send_credit -= MESSAGE_COST((uint64_t)PyBytes_Size(message));
             Py_CLEAR(call->outbox);
+            link_starve(link, call, call->send_credit <= 0 && !call->done);
             call->sent_end = call->sent_end || (header.flags & ZH_END_STREAM) != 0;
             zh_stat_add(ZH_STAT_STREAMS_MESSAGES_SENT, 1);
         }
@@ -98,6 +101,8 @@ static void leave(Call *call)
 {
     if (call->pump != NULL)
         pump_remove_deadline(call->pump, call);
+    if (call->link != NULL)
+        link_starve(call->link, call, false);
     Py_CLEAR(call->outbox);
     Py_CLEAR(call->metadata_area);
     Py_CLEAR(call->owner);
@@ -207,7 +212,8 @@ int client_post_start(Call *call)
 int client_begin(Call *call, Link *link)
 {
     call->link = (Link *)Py_NewRef((PyObject *)link);
-    call->pump = (Pump *)Py_NewRef((PyObject *)link->pump);
+    if (call->pump == NULL)
+        call->pump = (Pump *)Py_NewRef((PyObject *)link->pump);
     int error = -EAGAIN;
     if (link->stalled == NULL) /* else it waits its turn */
         error = client_post_start(call);
@@ -308,27 +314,44 @@ static void server_leave(Call *call)
     call_event(call, EVENT_INITIAL | EVENT_MESSAGE | EVENT_WRITABLE | EVENT_DONE);
 }
 
+/* Replace what the buffer has by these details. */
+static void encode_only(Buffer *buffer, const char *details)
+{
+    buffer->used = buffer->counted = 0;
+    if (metadata_encode_text(buffer, SECTION_DETAILS, details, strlen(details)) != 0)
+        PyErr_Clear();
+}
+
 void server_finish(Call *call, int code, const char *details, PyObject *trailing, PyObject *message)
 {
-    static const char too_long[] = "received metadata size exceeds hard limit";
+    server_finish_text(call, code, details, details == NULL ? 0 : strlen(details), trailing, message);
+}
+
+void server_finish_text(Call *call, int code, const char *details, size_t details_bytes,
+                        PyObject *trailing, PyObject *message)
+{
     Buffer buffer;
     Link *link = call->link;
     int error = -ENOMEM;
-    size_t details_bytes = details == NULL ? 0 : strlen(details);
 
     if (call->done || call->finishing)
         return;
     call->finishing = true;
     buffer_init(&buffer);
-    if ((details_bytes == 0 ||
-         metadata_encode_text(&buffer, SECTION_DETAILS, details, details_bytes) == 0) &&
-        metadata_encode(&buffer, trailing, SECTION_TRAILING) == 0) {
-        if (buffer.counted > METADATA_HARD_LIMIT) {
-            buffer.used = 0;
-            metadata_encode_text(&buffer, SECTION_DETAILS, too_long, sizeof(too_long) - 1);
-            code = STATUS_RESOURCE_EXHAUSTED;
-            message = NULL;
-        }
+    bool encoded = (details_bytes == 0 || metadata_encode_text(&buffer, SECTION_DETAILS, details,
+                                                               details_bytes) == 0) &&
+                   metadata_encode(&buffer, trailing, SECTION_TRAILING) == 0;
+    if (!encoded) {
+        code = metadata_was_invalid() ? STATUS_INTERNAL : STATUS_UNKNOWN;
+        encode_only(&buffer, code == STATUS_INTERNAL ? INVALID_METADATA : "malformed trailing metadata");
+        PyErr_Clear();
+        message = NULL;
+    } else if (buffer.counted > METADATA_HARD_LIMIT) {
+        code = STATUS_RESOURCE_EXHAUSTED;
+        encode_only(&buffer, "received metadata size exceeds hard limit");
+        message = NULL;
+    }
+    {
         struct zh_record header = {.kind = ZH_STATUS, .method = (uint32_t)code, .call = call->id};
         header.metadata_bytes = (uint32_t)buffer.used;
         size_t bytes = buffer.used + (message == NULL ? 0 : (size_t)PyBytes_Size(message));
@@ -340,9 +363,6 @@ void server_finish(Call *call, int code, const char *details, PyObject *trailing
             header.flags = 0;
             error = link_post_call(link, &header, buffer.data, message, 0, true);
         }
-    } else {
-        /* The trailing metadata was checked when it was set; what is left is memory. */
-        PyErr_Clear();
     }
     if (is_exhaustion(error) || error == -EINVAL) {
         struct zh_record header = {

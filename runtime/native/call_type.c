@@ -114,7 +114,8 @@ int client_prepare(Call *call, PyObject *method, PyObject *message, PyObject *me
     call->method = Py_NewRef(method);
     call->deadline = deadline;
     call->want_end = end;
-    call->outbox = Py_XNewRef(message);
+    if (message != NULL) /* else send may have left one before the start */
+        call->outbox = Py_NewRef(message);
     if (metadata != NULL && metadata != Py_None) {
         buffer_init(&buffer);
         int error = metadata_encode(&buffer, metadata, SECTION_INITIAL);
@@ -125,6 +126,10 @@ int client_prepare(Call *call, PyObject *method, PyObject *message, PyObject *me
             error = call->metadata_area == NULL ? -1 : 0;
         }
         buffer_free(&buffer);
+        if (error != 0 && metadata_was_invalid()) {
+            client_finish(call, STATUS_INTERNAL, INVALID_METADATA);
+            return 0;
+        }
         if (error != 0)
             return -1;
         if (too_long) {
@@ -169,11 +174,33 @@ static PyObject *client_start(Call *call, PyObject *args)
     } else if (!call->done) {
         if (pump_add_deadline(call->pump, call) != 0)
             return NULL;
-        if (background) {
+        if (background && !call->background) {
             call->background = true;
             pump_background(call->pump, 1);
         }
     }
+    Py_RETURN_NONE;
+}
+
+/* defer(channel, deadline_ns): the link is being looked for; waiting, deadline and cancelling work already. */
+static PyObject *client_defer(Call *call, PyObject *args)
+{
+    PyObject *channel;
+    unsigned long long deadline;
+
+    if (!PyArg_ParseTuple(args, "O!K:defer", Channel_Type, &channel, &deadline))
+        return NULL;
+    Pump *pump = channel_pump(channel);
+    if (pump_check_fork(pump) != 0)
+        return NULL;
+    if (call->done || call->pump != NULL)
+        Py_RETURN_NONE;
+    call->pump = (Pump *)Py_NewRef((PyObject *)pump);
+    call->deadline = deadline;
+    call->background = true;
+    pump_background(pump, 1);
+    if (pump_add_deadline(pump, call) != 0)
+        return NULL;
     Py_RETURN_NONE;
 }
 
@@ -198,6 +225,8 @@ static PyObject *call_send(Call *call, PyObject *message)
         Py_RETURN_FALSE;
     }
     call->outbox = Py_NewRef(message);
+    if (!call->client)
+        call->sent_initial = true; /* empty, ahead of the first message */
     if (call->started)
         error = call_flush_or_stall(call);
     if (error != 0 && call->client)
@@ -321,7 +350,10 @@ static PyObject *server_send_initial(Call *call, PyObject *metadata)
     buffer_init(&buffer);
     if (metadata_encode(&buffer, metadata, SECTION_INITIAL) != 0) {
         buffer_free(&buffer);
-        return NULL;
+        if (!metadata_was_invalid())
+            return NULL;
+        server_finish(call, STATUS_INTERNAL, INVALID_METADATA, NULL, NULL);
+        Py_RETURN_NONE;
     }
     call->sent_initial = true;
     if (buffer.counted > METADATA_HARD_LIMIT) {
@@ -342,14 +374,16 @@ static PyObject *server_py_finish(Call *call, PyObject *args)
 {
     int code;
     const char *details;
+    Py_ssize_t details_bytes;
     PyObject *trailing, *message;
 
-    if (!PyArg_ParseTuple(args, "izOO:finish", &code, &details, &trailing, &message))
+    if (!PyArg_ParseTuple(args, "iz#OO:finish", &code, &details, &details_bytes, &trailing, &message))
         return NULL;
     if (message != Py_None && require_bytes(message) != 0)
         return NULL;
     if (call->pump != NULL && call->pump->fork_generation == zh_fork_now())
-        server_finish(call, code, details, trailing, message == Py_None ? NULL : message);
+        server_finish_text(call, code, details, (size_t)details_bytes, trailing,
+                           message == Py_None ? NULL : message);
     Py_RETURN_NONE;
 }
 
@@ -417,6 +451,8 @@ static PyMethodDef client_methods[] = {
     {"start", (PyCFunction)client_start, METH_VARARGS,
      PyDoc_STR("start(channel, link, method, message, metadata, deadline_ns, end, background)\n--\n\n"
                "Post the call, or queue it until there is room.")},
+    {"defer", (PyCFunction)client_defer, METH_VARARGS,
+     PyDoc_STR("defer(channel, deadline_ns)\n--\n\nLet it be waited for before it is started.")},
     {"half_close", (PyCFunction)call_half_close, METH_NOARGS,
      PyDoc_STR("half_close()\n--\n\nNo more messages.")},
     {"cancel_with", (PyCFunction)client_py_cancel, METH_VARARGS,

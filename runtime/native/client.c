@@ -46,6 +46,11 @@ typedef struct {
 /* --- Channel
  * -------------------------------------------------------------------------------------- */
 
+Pump *channel_pump(PyObject *channel)
+{
+    return ((Channel *)channel)->pump;
+}
+
 static bool alive(const Link *link)
 {
     return !link->dead && !link->goaway && zh_link_state(link->link) == ZH_LINK_OPEN;
@@ -276,7 +281,12 @@ static int run(UnaryUnary *self, Call *call, const Arguments *a)
     if (message == NULL) {
         if (!PyErr_ExceptionMatches(PyExc_Exception))
             return -1;
-        report(channel, BAD_REQUEST);
+        report(channel, "Exception serializing message!");
+        client_finish(call, STATUS_INTERNAL, BAD_REQUEST);
+        return 0;
+    }
+    if (message == Py_None) { /* what a serializer gives that has failed, to grpcio */
+        Py_DECREF(message);
         client_finish(call, STATUS_INTERNAL, BAD_REQUEST);
         return 0;
     }
@@ -347,7 +357,7 @@ static PyObject *conclude(UnaryUnary *self, Call *call)
                 return response;
             if (!PyErr_ExceptionMatches(PyExc_Exception))
                 return NULL;
-            report(channel, BAD_RESPONSE);
+            report(channel, "Exception deserializing message!");
             call->code = STATUS_INTERNAL;
             PyObject *details = PyUnicode_FromString(BAD_RESPONSE);
             Py_XDECREF(call->details);

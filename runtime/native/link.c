@@ -105,6 +105,29 @@ int link_post_call(Link *link, struct zh_record *header, const void *metadata, P
     return error;
 }
 
+/* Have the peer ring for slots and returns while anybody waits for one. */
+static void update_want(Link *link)
+{
+    bool want = link->stalled != NULL || link->starved > 0;
+
+    if (want != link->wanting && !link->dead) {
+        link->wanting = want;
+        zh_link_want(link->link, ZH_WANT_SPACE | ZH_WANT_RETURNS, want);
+    }
+}
+
+void link_starve(Link *link, Call *call, bool starved)
+{
+    if (call->starved == starved)
+        return;
+    call->starved = starved;
+    link->starved = starved ? link->starved + 1 : link->starved - 1;
+    update_want(link);
+    /* Credit that came before the peer was told to ring for it wakes nobody else. */
+    if (starved && zh_link_ready(link->link))
+        zh_pump_wake(link->pump->pump);
+}
+
 void link_stall(Link *link, Call *call)
 {
     if (call->stalled)
@@ -114,10 +137,7 @@ void link_stall(Link *link, Call *call)
     Py_INCREF((PyObject *)call);
     *link->stalled_tail = call;
     link->stalled_tail = &call->stalled_next;
-    if (!link->wanting) {
-        link->wanting = true;
-        zh_link_want(link->link, ZH_WANT_SPACE | ZH_WANT_RETURNS, true);
-    }
+    update_want(link);
     /* Memory may come back on another link, too. */
     zh_pump_timer(link->pump->pump, zh_now() + RETRY_NS);
 }
@@ -149,10 +169,7 @@ void link_unstall(Link *link)
         }
         Py_DECREF((PyObject *)call);
     }
-    if (link->stalled == NULL && link->wanting) {
-        link->wanting = false;
-        zh_link_want(link->link, ZH_WANT_SPACE | ZH_WANT_RETURNS, false);
-    }
+    update_want(link);
 }
 
 void link_refuse_call(Link *link, uint64_t id, int code, const char *details)
@@ -460,15 +477,18 @@ static void deliver_credit(Link *link, const struct zh_return *credit)
         return;
     }
     call->send_credit += credit->value;
+    if (call->send_credit <= 0)
+        return;
+    Py_INCREF((PyObject *)call);
+    link_starve(link, call, false);
     if (call->outbox != NULL && !call->stalled) {
-        Py_INCREF((PyObject *)call);
         int error = call_flush(call);
         if (is_exhaustion(error))
             link_stall(link, call);
-        else if (call_ready(call, EVENT_WRITABLE))
-            call_event(call, EVENT_WRITABLE);
-        Py_DECREF((PyObject *)call);
     }
+    if (call_ready(call, EVENT_WRITABLE))
+        call_event(call, EVENT_WRITABLE);
+    Py_DECREF((PyObject *)call);
 }
 
 /* Every call of the link is over. */

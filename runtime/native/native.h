@@ -107,6 +107,7 @@ struct Call {
     bool done;         /* the status is known (client) or has been posted (server) */
     bool background;   /* counts in pump->background until done */
     bool stalled;      /* in link->stalled */
+    bool starved;      /* counts in link->starved */
     bool queued_event; /* in the pump's queue of events */
     bool want_end;     /* half-close as soon as the outbox is empty */
     bool sent_end;
@@ -151,7 +152,8 @@ struct Link {
     bool greeting;
     bool dead;   /* calls have been failed; no longer in the pump's list */
     bool goaway; /* the server takes no more calls on this link */
-    bool wanting;
+    bool wanting;     /* the peer rings when it frees slots or returns something */
+    uint32_t starved; /* calls whose outbox waits for credit */
     uint32_t open_calls; /* slots of the ring kept for their last records */
     uint32_t next_name;
     PyObject *names;   /* client: dict of method to number; server: list of methods */
@@ -228,6 +230,7 @@ struct Server {
 
 extern PyTypeObject *Pump_Type, *Link_Type, *Server_Type, *ClientCall_Type, *ServerCall_Type;
 extern PyTypeObject *UnaryUnary_Type, *Channel_Type;
+extern PyObject *InvalidMetadata; /* a ValueError */
 extern PyObject *loan_tracer; /* callable() -> int, or NULL */
 
 /* buffer.c: metadata and private buffers */
@@ -236,6 +239,9 @@ void buffer_free(Buffer *buffer);
 /* Append the pairs of `metadata` (None: nothing). -1 with ValueError, TypeError or MemoryError. */
 int metadata_encode(Buffer *buffer, PyObject *metadata, int section);
 int metadata_encode_text(Buffer *buffer, int section, const char *text, size_t bytes);
+/* Was the exception of metadata_encode about a key or value that gRPC forbids? Clears it then. */
+bool metadata_was_invalid(void);
+#define INVALID_METADATA "Invalid metadata"
 /* Append an area that has been encoded before. */
 int metadata_append_raw(Buffer *buffer, const uint8_t *raw, size_t bytes);
 /* Check the framing of a private copy. */
@@ -287,6 +293,8 @@ void link_on_event(Link *link);
 /* Retry what waits for slots, loans or credit. */
 void link_unstall(Link *link);
 void link_stall(Link *link, Call *call);
+/* Does the call's outbox wait for credit? */
+void link_starve(Link *link, Call *call, bool starved);
 /* End a link: its calls get `code` and `why`. */
 void link_close(Link *link, int code, const char *why);
 /*
@@ -329,6 +337,9 @@ int client_begin(Call *call, Link *link);
 /* Post the status of a server's call; `message` may be NULL. The call is over afterwards. */
 void server_finish(Call *call, int code, const char *details, PyObject *trailing,
                    PyObject *message);
+/* ... with details that may contain NUL. */
+void server_finish_text(Call *call, int code, const char *details, size_t details_bytes,
+                        PyObject *trailing, PyObject *message);
 /* The client gave up, the deadline passed or the link died. */
 void server_cancelled(Call *call, int code);
 void call_expired(Call *call);
@@ -352,5 +363,7 @@ int server_admit(Server *server, Link *link, const char **why);
 
 /* client.c */
 int client_type_init(PyObject *module);
+/* The pump of a Channel; borrowed. */
+Pump *channel_pump(PyObject *channel);
 
 #endif

@@ -86,10 +86,6 @@ static void run_unary(Call *call, PyObject *entry)
     PyObject *message = queue_pop(&call->inbox);
     PyObject *request, *context, *response = NULL, *reply;
 
-    if (message == NULL) {
-        server_finish(call, STATUS_INTERNAL, "a unary call without a request", NULL, NULL);
-        return;
-    }
     if (deserializer == Py_None) {
         request = message;
     } else {
@@ -154,7 +150,8 @@ static void run_call(Call *call)
         server_call_retired(call);
         return;
     }
-    PyObject *entry = fast_entry(call);
+    /* Without its request at hand the call is not an ordinary one. */
+    PyObject *entry = call->inbox.used > 0 ? fast_entry(call) : NULL;
     if (entry != NULL) {
         Py_INCREF(entry);
         run_unary(call, entry);

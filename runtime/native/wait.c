@@ -12,6 +12,8 @@
 
 #include <errno.h>
 #include <linux/futex.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -358,6 +360,15 @@ static bool idle_spin(Pump *pump, void *token)
     return ready;
 }
 
+/* Signals are the main thread's: taken here they would not interrupt what it waits for. */
+static void block_signals(void)
+{
+    sigset_t all;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, NULL);
+}
+
 /*
  * The life of a background thread: serve what is queued; listen, if nobody else does; else park.
  * Returns when the pump closes.
@@ -370,6 +381,7 @@ PyObject *pump_run(Pump *pump, PyObject *Py_UNUSED(ignored))
     int raised = 0;
     int n = 0;
 
+    block_signals();
     while (!pump->closing && raised == 0) {
         if (pump->events != NULL) {
             pump->serving++;

@@ -15,7 +15,6 @@ from concurrent import futures
 from typing import Any
 
 import grpc
-
 from zerohop import log as _log
 from zerohop._native import __version__, stats, tune_malloc
 from zerohop.address import parse_target

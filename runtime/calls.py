@@ -11,7 +11,6 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 import grpc
-
 from zerohop import log
 from zerohop._native import EVENT_DONE, EVENT_INITIAL, EVENT_WRITABLE, ClientCall, now
 from zerohop.links import Links

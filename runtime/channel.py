@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import grpc
-
 from zerohop._native import ClientCall, ForkError, Link, UnaryUnary
 from zerohop.address import Target
 from zerohop.calls import (
@@ -188,9 +187,7 @@ class _UnaryUnary(UnaryUnary, grpc.UnaryUnaryMultiCallable):  # type: ignore[mis
         if message is None:
             raise _InactiveRpcError(outcome_of(call))
         rendezvous = _MultiThreadedRendezvous(call)
-        method._begin(
-            rendezvous, message, None, timeout, metadata, credentials, wait_for_ready
-        )
+        method._begin(rendezvous, message, None, timeout, metadata, credentials, wait_for_ready)
         return rendezvous
 
 
@@ -289,9 +286,7 @@ class _StreamStream(_Method, grpc.StreamStreamMultiCallable):  # type: ignore[mi
         compression: Any = None,
     ) -> StreamRendezvous:
         stream = StreamRendezvous(ClientCall())
-        self._begin(
-            stream, None, request_iterator, timeout, metadata, credentials, wait_for_ready
-        )
+        self._begin(stream, None, request_iterator, timeout, metadata, credentials, wait_for_ready)
         return stream
 
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import grpc
-
 from zerohop import log
 from zerohop._native import EVENT_DONE, ServerCall, now
 from zerohop.status import CODES, NUMBERS, Metadata, Metadatum
@@ -155,7 +154,7 @@ class Context(CallContext, grpc.ServicerContext):  # type: ignore[misc]
         self.user_code = code
         self.set_details(details)
         self._aborted = True
-        raise Exception  # noqa: TRY002 - grpcio's own, which programs may compare
+        raise Exception
 
     def abort_with_status(self, status: Any) -> NoReturn:
         self.user_trailing = status.trailing_metadata

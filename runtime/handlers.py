@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import grpc
 from grpc._utilities import DictionaryGenericHandler
-
 from zerohop.status import Metadatum
 
 Continuation = Callable[[Any], grpc.RpcMethodHandler | None]

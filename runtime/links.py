@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 import grpc
-
 from zerohop import log
 from zerohop._native import Channel, ForkError, Link, Pump
 from zerohop.address import Target

@@ -13,7 +13,6 @@ from concurrent import futures
 from typing import Any
 
 import grpc
-
 from zerohop import _native, log
 from zerohop._native import EVENT_WRITABLE
 from zerohop.address import parse_target
@@ -556,7 +555,7 @@ class _Both(threading.Event):
     def is_set(self) -> bool:
         return all(part.is_set() for part in self._parts)
 
-    isSet = is_set  # noqa: N815
+    isSet = is_set
 
     def wait(self, timeout: float | None = None) -> bool:
         end = None if timeout is None else time.monotonic() + timeout

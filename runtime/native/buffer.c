@@ -105,11 +105,12 @@ static bool value_is_legal(const char *value, Py_ssize_t bytes)
 }
 
 /*
- * What gRPC says itself and a program cannot: grpcio drops these keys, and so do we. All others with the
- * prefix "grpc-" are refused, but for those that libraries beside gRPC's core use.
+ * What gRPC says itself and a program cannot: grpcio drops these keys, and so do we. All others
+ * with the prefix "grpc-" are refused, but for those that libraries beside gRPC's core use.
  */
 static const char *const dropped_keys[] = {"te", "content-type", "user-agent"};
-static const char *const known_keys[] = {"grpc-status-details-bin", "grpc-trace-bin", "grpc-tags-bin"};
+static const char *const known_keys[] = {"grpc-status-details-bin", "grpc-trace-bin",
+                                         "grpc-tags-bin"};
 
 static bool is_among(const char *key, const char *const *list, size_t count)
 {
@@ -127,7 +128,8 @@ static int invalid(PyObject *key)
 }
 
 /* One pair of text or bytes, both as bytes objects. */
-static int encode_checked(Buffer *buffer, PyObject *key, PyObject *key_text, PyObject *value, int section)
+static int encode_checked(Buffer *buffer, PyObject *key, PyObject *key_text, PyObject *value,
+                          int section)
 {
     char *key_data = PyBytes_AsString(key_text);
     Py_ssize_t key_bytes = PyBytes_Size(key_text);

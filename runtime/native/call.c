@@ -205,7 +205,8 @@ int client_post_start(Call *call)
     call->sent_end = end;
     Py_CLEAR(call->outbox);
     Py_CLEAR(call->metadata_area);
-    link->calls[index] = call; /* borrowed: a call that its user drops is given up, as with grpcio */
+    link->calls[index] =
+        call; /* borrowed: a call that its user drops is given up, as with grpcio */
     return 0;
 }
 
@@ -324,7 +325,8 @@ static void encode_only(Buffer *buffer, const char *details)
 
 void server_finish(Call *call, int code, const char *details, PyObject *trailing, PyObject *message)
 {
-    server_finish_text(call, code, details, details == NULL ? 0 : strlen(details), trailing, message);
+    server_finish_text(call, code, details, details == NULL ? 0 : strlen(details), trailing,
+                       message);
 }
 
 void server_finish_text(Call *call, int code, const char *details, size_t details_bytes,
@@ -338,12 +340,13 @@ void server_finish_text(Call *call, int code, const char *details, size_t detail
         return;
     call->finishing = true;
     buffer_init(&buffer);
-    bool encoded = (details_bytes == 0 || metadata_encode_text(&buffer, SECTION_DETAILS, details,
-                                                               details_bytes) == 0) &&
+    bool encoded = (details_bytes == 0 ||
+                    metadata_encode_text(&buffer, SECTION_DETAILS, details, details_bytes) == 0) &&
                    metadata_encode(&buffer, trailing, SECTION_TRAILING) == 0;
     if (!encoded) {
         code = metadata_was_invalid() ? STATUS_INTERNAL : STATUS_UNKNOWN;
-        encode_only(&buffer, code == STATUS_INTERNAL ? INVALID_METADATA : "malformed trailing metadata");
+        encode_only(&buffer,
+                    code == STATUS_INTERNAL ? INVALID_METADATA : "malformed trailing metadata");
         PyErr_Clear();
         message = NULL;
     } else if (buffer.counted > METADATA_HARD_LIMIT) {

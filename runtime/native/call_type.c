@@ -152,8 +152,8 @@ static PyObject *client_start(Call *call, PyObject *args)
     unsigned long long deadline;
     int end, background;
 
-    if (!PyArg_ParseTuple(args, "OO!UOOKpp:start", &owner, Link_Type, &link, &method, &message, &metadata,
-                          &deadline, &end, &background) ||
+    if (!PyArg_ParseTuple(args, "OO!UOOKpp:start", &owner, Link_Type, &link, &method, &message,
+                          &metadata, &deadline, &end, &background) ||
         pump_check_fork(link->pump) != 0)
         return NULL;
     if (call->done)
@@ -182,7 +182,8 @@ static PyObject *client_start(Call *call, PyObject *args)
     Py_RETURN_NONE;
 }
 
-/* defer(channel, deadline_ns): the link is being looked for; waiting, deadline and cancelling work already. */
+/* defer(channel, deadline_ns): the link is being looked for; waiting, deadline and cancelling work
+ * already. */
 static PyObject *client_defer(Call *call, PyObject *args)
 {
     PyObject *channel;
@@ -377,7 +378,8 @@ static PyObject *server_py_finish(Call *call, PyObject *args)
     Py_ssize_t details_bytes;
     PyObject *trailing, *message;
 
-    if (!PyArg_ParseTuple(args, "iz#OO:finish", &code, &details, &details_bytes, &trailing, &message))
+    if (!PyArg_ParseTuple(args, "iz#OO:finish", &code, &details, &details_bytes, &trailing,
+                          &message))
         return NULL;
     if (message != Py_None && require_bytes(message) != 0)
         return NULL;
@@ -449,8 +451,9 @@ static PyMethodDef client_methods[] = {
     WAIT_METHOD,
     INITIAL_METHOD,
     {"start", (PyCFunction)client_start, METH_VARARGS,
-     PyDoc_STR("start(channel, link, method, message, metadata, deadline_ns, end, background)\n--\n\n"
-               "Post the call, or queue it until there is room.")},
+     PyDoc_STR(
+         "start(channel, link, method, message, metadata, deadline_ns, end, background)\n--\n\n"
+         "Post the call, or queue it until there is room.")},
     {"defer", (PyCFunction)client_defer, METH_VARARGS,
      PyDoc_STR("defer(channel, deadline_ns)\n--\n\nLet it be waited for before it is started.")},
     {"half_close", (PyCFunction)call_half_close, METH_NOARGS,
@@ -545,7 +548,8 @@ static PyGetSetDef call_getset[] = {
      PyDoc_STR("callable(events): told what has happened, by a background thread or the loop."),
      NULL},
     {"pinned", (getter)call_get_pinned, (setter)call_set_pinned,
-     PyDoc_STR("Kept alive until this is set to False again: somebody waits for a callback."), NULL},
+     PyDoc_STR("Kept alive until this is set to False again: somebody waits for a callback."),
+     NULL},
     {"method", (getter)call_get_method, NULL, PyDoc_STR("The full method name."), NULL},
     {"writable", (getter)call_get_writable, NULL, PyDoc_STR("Would send post at once?"), NULL},
     {NULL, NULL, NULL, NULL, NULL},

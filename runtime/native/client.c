@@ -30,7 +30,8 @@ typedef struct {
     PyObject *acquire;        /* callable(deadline_ns, wait_for_ready) -> Link; raises RpcError */
     PyObject *fail;           /* callable(call): raises the RpcError of a call that ended badly */
     PyObject *report;         /* callable(exception, text): logs a serializer's exception */
-    PyObject *refresh; /* callable(): look for servers that have come; NULL: there is one place only */
+    PyObject
+        *refresh; /* callable(): look for servers that have come; NULL: there is one place only */
     uint64_t next_refresh;
     PyObject *call_type;
     uint64_t max_receive;

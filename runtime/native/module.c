@@ -50,12 +50,12 @@ static int native_exec(PyObject *module)
                         "the process; import it in the main interpreter");
         return -1;
     }
-    InvalidMetadata = PyErr_NewExceptionWithDoc(
-        "zerohop._native.InvalidMetadata", "A metadata key or value that gRPC forbids.",
-        PyExc_ValueError, NULL);
-    if (InvalidMetadata == NULL || serve_init() != 0 || pump_type_init(module) != 0 || link_type_init(module) != 0 ||
-        call_type_init(module) != 0 || server_type_init(module) != 0 ||
-        client_type_init(module) != 0)
+    InvalidMetadata = PyErr_NewExceptionWithDoc("zerohop._native.InvalidMetadata",
+                                                "A metadata key or value that gRPC forbids.",
+                                                PyExc_ValueError, NULL);
+    if (InvalidMetadata == NULL || serve_init() != 0 || pump_type_init(module) != 0 ||
+        link_type_init(module) != 0 || call_type_init(module) != 0 ||
+        server_type_init(module) != 0 || client_type_init(module) != 0)
         return -1;
     return PyModule_AddStringConstant(module, "__version__", zh_version());
 }

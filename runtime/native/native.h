@@ -119,7 +119,7 @@ struct Call {
     bool finishing;  /* server: likewise the last message */
     bool running;    /* server: counts in server->running */
     bool open;       /* server: counts in server->open */
-    bool pinned;       /* holds a reference to itself: somebody waits for its callback */
+    bool pinned;     /* holds a reference to itself: somebody waits for its callback */
     uint32_t events; /* not yet told to on_event */
     int64_t send_credit;
     int64_t recv_window;
@@ -135,7 +135,7 @@ struct Call {
     PyObject *trailing_raw;
     PyObject *details;   /* str */
     PyObject *on_event;  /* callable(events) */
-    PyObject *owner;            /* client: the Channel, until done */
+    PyObject *owner;     /* client: the Channel, until done */
     PyObject *entry;     /* server: the handler (a tuple) or None */
     PyObject *user_code; /* server: what the handler set */
     PyObject *user_details;
@@ -150,10 +150,10 @@ struct Link {
     Pump *pump;     /* strong */
     Server *server; /* strong; NULL at the client */
     bool greeting;
-    bool dead;   /* calls have been failed; no longer in the pump's list */
-    bool goaway; /* the server takes no more calls on this link */
-    bool wanting;     /* the peer rings when it frees slots or returns something */
-    uint32_t starved; /* calls whose outbox waits for credit */
+    bool dead;           /* calls have been failed; no longer in the pump's list */
+    bool goaway;         /* the server takes no more calls on this link */
+    bool wanting;        /* the peer rings when it frees slots or returns something */
+    uint32_t starved;    /* calls whose outbox waits for credit */
     uint32_t open_calls; /* slots of the ring kept for their last records */
     uint32_t next_name;
     PyObject *names;   /* client: dict of method to number; server: list of methods */
@@ -163,8 +163,8 @@ struct Link {
     uint32_t free_count;
     uint16_t free_list[ZH_CALLS];
     uint32_t generations[ZH_CALLS];
-    /* Strong at the server, borrowed at the client; NULL also for a call that was given up and whose status
-     * has not come. */
+    /* Strong at the server, borrowed at the client; NULL also for a call that was given up and
+     * whose status has not come. */
     Call *calls[ZH_CALLS];
 };
 
@@ -182,8 +182,8 @@ struct Pump {
     uint32_t parked_for_good; /* of these, those that only a kick ends */
     uint32_t pooled;          /* servers here that hand their calls to a pool */
     uint32_t threads;         /* background threads in all */
-    uint32_t serving; /* of these, those that are in a handler or a callback */
-    bool kicked; /* the sleeper is being woken */
+    uint32_t serving;         /* of these, those that are in a handler or a callback */
+    bool kicked;              /* the sleeper is being woken */
     uint32_t greeting;        /* links whose peers have not greeted yet */
     uint32_t background;      /* open calls that nobody may be waiting for */
     uint32_t servers;         /* servers that listen here */
@@ -231,7 +231,7 @@ struct Server {
 extern PyTypeObject *Pump_Type, *Link_Type, *Server_Type, *ClientCall_Type, *ServerCall_Type;
 extern PyTypeObject *UnaryUnary_Type, *Channel_Type;
 extern PyObject *InvalidMetadata; /* a ValueError */
-extern PyObject *loan_tracer; /* callable() -> int, or NULL */
+extern PyObject *loan_tracer;     /* callable() -> int, or NULL */
 
 /* buffer.c: metadata and private buffers */
 void buffer_init(Buffer *buffer);
@@ -328,7 +328,8 @@ void client_finish(Call *call, int code, const char *details);
 void client_cancel(Call *call, int code, const char *details);
 /* Posting gave an errno that is no exhaustion. */
 void client_fail(Call *call, int error);
-/* The call's user has dropped it: tell the server. For the deallocator: touches no Python object. */
+/* The call's user has dropped it: tell the server. For the deallocator: touches no Python object.
+ */
 void client_abandon(Call *call);
 /* The deadline has passed, and with it the time to wait for room. */
 void client_expired(Call *call);

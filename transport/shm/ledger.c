@@ -41,6 +41,7 @@ int zh_ledger_lend(struct zh_ledger *ledger, const struct zh_block *block, uint6
     entry->page = block->page;
     entry->bytes = bytes;
     entry->tag = tag;
+    entry->posted = false;
     ledger->open++;
     ledger->lent_bytes += bytes;
     loan->id = id;
@@ -63,10 +64,27 @@ static void release(struct zh_ledger *ledger, uint32_t id)
     zh_stat_add(ZH_STAT_BLOCKS_RETURNED, 1);
 }
 
+static bool is_open(const struct zh_ledger *ledger, struct zh_loan loan)
+{
+    return loan.id < ZH_LOANS && (loan.generation & 1) != 0 &&
+           ledger->entries[loan.id].generation == loan.generation;
+}
+
+void zh_ledger_post(struct zh_ledger *ledger, struct zh_loan loan)
+{
+    if (is_open(ledger, loan))
+        ledger->entries[loan.id].posted = true;
+}
+
+void zh_ledger_unlend(struct zh_ledger *ledger, struct zh_loan loan)
+{
+    if (is_open(ledger, loan) && !ledger->entries[loan.id].posted)
+        release(ledger, loan.id);
+}
+
 int zh_ledger_return(struct zh_ledger *ledger, struct zh_loan loan)
 {
-    if (loan.id >= ZH_LOANS || (loan.generation & 1) == 0 ||
-        ledger->entries[loan.id].generation != loan.generation)
+    if (!is_open(ledger, loan) || !ledger->entries[loan.id].posted)
         return -EPROTO;
     release(ledger, loan.id);
     ZH_FAILPOINT(return_taken);
@@ -78,7 +96,7 @@ uint32_t zh_ledger_reclaim(struct zh_ledger *ledger)
     uint32_t reclaimed = 0;
 
     for (uint32_t i = 0; i < ZH_LOANS; i++) {
-        if ((ledger->entries[i].generation & 1) != 0) {
+        if ((ledger->entries[i].generation & 1) != 0 && ledger->entries[i].posted) {
             release(ledger, i);
             reclaimed++;
         }

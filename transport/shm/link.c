@@ -428,7 +428,6 @@ void zh_link_pin(struct zh_link *link, const struct zh_loaned *loaned, bool on)
 void zh_link_unloan(struct zh_link *link, struct zh_loaned *loaned)
 {
     pthread_mutex_lock(&link->lock);
-    /* Reclaimed already if the link died meanwhile. */
-    (void)zh_ledger_return(&link->ledger, loaned->loan);
+    zh_ledger_unlend(&link->ledger, loaned->loan);
     pthread_mutex_unlock(&link->lock);
 }

@@ -85,6 +85,7 @@ int zh_link_post(struct zh_link *link, const struct zh_record *header, const voi
         record.page = loaned->block.page;
         record.loan = loaned->loan.id;
         record.loan_generation = loaned->loan.generation;
+        zh_ledger_post(&link->ledger, loaned->loan);
     }
     memcpy(slot, &record, sizeof(record));
     slot += sizeof(record);

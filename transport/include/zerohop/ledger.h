@@ -5,6 +5,7 @@
 #ifndef ZEROHOP_LEDGER_H
 #define ZEROHOP_LEDGER_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "zerohop/api.h"
@@ -24,6 +25,7 @@ struct zh_ledger_entry {
     uint32_t page;
     uint64_t bytes;
     uint64_t tag; /* the caller's: who lent it (ZEROHOP_TRACE_LOANS) */
+    bool posted;  /* the peer has it; until then it is being filled here */
 };
 
 struct zh_ledger {
@@ -46,10 +48,22 @@ ZH_API void zh_ledger_init(struct zh_ledger *ledger, struct zh_arena *arena, uin
 ZH_API int zh_ledger_lend(struct zh_ledger *ledger, const struct zh_block *block, uint64_t tag,
                           struct zh_loan *loan);
 
-/* Take a loan back. -EPROTO when it is unknown or was returned before: close the link. */
+/* The record of a loan is about to be posted: from now on the peer may return it. */
+ZH_API void zh_ledger_post(struct zh_ledger *ledger, struct zh_loan loan);
+
+/* Its owner takes back a loan that was not posted. Nothing happens to one that was. */
+ZH_API void zh_ledger_unlend(struct zh_ledger *ledger, struct zh_loan loan);
+
+/*
+ * The peer gives a loan back. -EPROTO when it is unknown, was not posted yet or was returned
+ * before: close the link.
+ */
 ZH_API int zh_ledger_return(struct zh_ledger *ledger, struct zh_loan loan);
 
-/* Take everything back: the peer is dead. Returns how many loans that were. */
+/*
+ * Take back everything that was posted: the peer is dead. What is still being filled stays lent
+ * until zh_ledger_unlend, else its pages would have two writers. Returns how many loans that were.
+ */
 ZH_API uint32_t zh_ledger_reclaim(struct zh_ledger *ledger);
 
 #endif

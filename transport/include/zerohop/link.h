@@ -110,7 +110,8 @@ ZH_API int zh_link_loan(struct zh_link *link, size_t bytes, bool grow, uint64_t 
  * meanwhile; `false` ends that. To be called before anything that could end the link.
  */
 ZH_API void zh_link_pin(struct zh_link *link, const struct zh_loaned *loaned, bool on);
-/* Take back a loan that was not posted. */
+/* Take back a loan that was not posted, also when the link is dead by now: until then its block is
+ * the caller's to write. */
 ZH_API void zh_link_unloan(struct zh_link *link, struct zh_loaned *loaned);
 
 /*

@@ -73,6 +73,11 @@ static void run_remove(struct arena_segment *s, uint32_t page, uint32_t pages)
         s->bins_filled &= ~(1u << bin);
 }
 
+static uint32_t pages_of(size_t bytes)
+{
+    return (uint32_t)((bytes + ZH_PAGE - 1) / ZH_PAGE);
+}
+
 /* Take `pages` pages out of a segment; NONE when no run is long enough. */
 static uint32_t segment_take(struct arena_segment *s, uint32_t pages)
 {
@@ -188,7 +193,9 @@ struct zh_arena *zh_arena_create(uint64_t limit)
         return NULL;
     pthread_mutex_init(&arena->lock, NULL);
     pthread_mutex_init(&arena->grow, NULL);
-    arena->limit = limit != 0 ? limit : zh_arena_default_limit();
+    /* Whole pages, so that a block as large as the limit can be had. */
+    arena->limit = (limit != 0 ? limit : zh_arena_default_limit()) + ZH_PAGE - 1;
+    arena->limit -= arena->limit % ZH_PAGE;
     arena->next_id = 1;
     return arena;
 }
@@ -224,21 +231,23 @@ static int take(struct zh_arena *arena, uint32_t pages, struct zh_block *block)
     return -EAGAIN;
 }
 
-/* The size of the next segment for a block of `need` bytes, or 0 when the limit forbids it. */
-static size_t next_size(struct zh_arena *arena, size_t need)
+/* The size of the next segment for a block of `bytes` bytes, or 0 when the limit forbids it. */
+static size_t next_size(struct zh_arena *arena, size_t bytes)
 {
     size_t size = ZH_ARENA_FIRST_SEGMENT;
+    size_t need = (bytes + ZH_ARENA_FIRST_SEGMENT - 1) & ~(ZH_ARENA_FIRST_SEGMENT - 1);
 
     if (arena->count > 0) {
         size = arena->segments[arena->count - 1]->memory.size * 2;
         if (size > ZH_ARENA_LARGEST_SEGMENT)
             size = ZH_ARENA_LARGEST_SEGMENT;
     }
-    need = (need + ZH_ARENA_FIRST_SEGMENT - 1) & ~(ZH_ARENA_FIRST_SEGMENT - 1);
     if (size < need)
         size = need;
     if (arena->committed + size > arena->limit)
         size = need;
+    if (arena->committed + size > arena->limit)
+        size = pages_of(bytes) * (size_t)ZH_PAGE;
     if (arena->committed + size > arena->limit || arena->count == ZH_ARENA_SEGMENTS)
         return 0;
     return size;
@@ -249,7 +258,7 @@ int zh_arena_alloc(struct zh_arena *arena, size_t size, bool grow, struct zh_blo
     if (size == 0 || size > arena->limit)
         return -EINVAL;
 
-    uint32_t pages = (uint32_t)((size + ZH_PAGE - 1) / ZH_PAGE);
+    uint32_t pages = pages_of(size);
     pthread_mutex_lock(&arena->lock);
     int error = take(arena, pages, block);
     pthread_mutex_unlock(&arena->lock);

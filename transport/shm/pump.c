@@ -111,9 +111,9 @@ void zh_pump_destroy(struct zh_pump *pump)
 {
     if (pump == NULL)
         return;
-    zh_segment_destroy(&pump->page);
-    if (pump->fork_generation ==
-        zh_fork_now()) { /* else the numbers may be somebody else's by now */
+    /* An ancestor's: its descriptors are closed, and their numbers may be somebody else's by now. */
+    if (pump->fork_generation == zh_fork_now()) {
+        zh_segment_destroy(&pump->page);
         zh_fork_close_fd(pump->epoll);
         zh_fork_close_fd(pump->wake);
         zh_fork_close_fd(pump->timer);
@@ -325,6 +325,8 @@ void zh_pump_wake(struct zh_pump *pump)
 {
     uint64_t one = 1;
 
+    if (pump->fork_generation != zh_fork_now())
+        return;
     /* Edge-triggered and never read, like the doorbells: the counter only grows, by one each time.
      */
     if (write(pump->wake, &one, sizeof(one)) < 0) {

@@ -205,6 +205,21 @@ static int connect_socket(const char *path, uint64_t until, int *error, char *wh
     return fd;
 }
 
+/*
+ * The server's answer. A server that refuses us at once has closed the socket before it read our
+ * hello: the kernel reports that first, once, and then gives what the server said.
+ */
+static int receive_answer(struct zh_link *link, uint64_t until, struct zh_message *message)
+{
+    int n = poll_in(link->socket, until);
+    if (n != 0)
+        return n;
+    n = zh_message_receive(link->socket, message);
+    if (n == -ECONNRESET)
+        n = zh_message_receive(link->socket, message);
+    return n == 1 ? 0 : n == 0 ? -ECONNRESET : n;
+}
+
 static int finish_connect(struct zh_link *link, const char *path, uint64_t until, char *why,
                           size_t room)
 {
@@ -222,12 +237,8 @@ static int finish_connect(struct zh_link *link, const char *path, uint64_t until
     if (error == 0)
         error = send_hello(link, ZH_MSG_HELLO);
     ZH_FAILPOINT(connect_hello_sent);
-    if (error == 0)
-        error = poll_in(link->socket, until);
-    if (error == 0) {
-        error = zh_message_receive(link->socket, &message);
-        error = error == 1 ? 0 : error == 0 ? -ECONNRESET : error;
-    }
+    if (error == 0 || error == -EPIPE || error == -ECONNRESET)
+        error = receive_answer(link, until, &message);
     if (error != 0) {
         snprintf(why, room, "no greeting from the server at %s: %s", path,
                  error == -ECONNRESET ? "it closed the connection"

@@ -11,16 +11,30 @@
  * the fence pairs with the one in zh_pump_arm: either the sleeper sees our head, or we see its odd
  * epoch.
  */
-static void ring_if_asleep(struct zh_link *link)
+static void ring_if(struct zh_link *link, bool awake_too)
 {
     const struct zh_pump_page *page = (const void *)link->peer_page.base;
 
     atomic_thread_fence(memory_order_seq_cst);
     uint32_t epoch = atomic_load_explicit(&page->epoch, memory_order_relaxed);
-    if ((epoch & 1) != 0 && epoch != link->rung_epoch) {
+    if ((epoch & 1) != 0 ? epoch != link->rung_epoch : awake_too) {
         link->rung_epoch = epoch;
         zh_link_ring(link);
     }
+}
+
+static void ring_if_asleep(struct zh_link *link)
+{
+    ring_if(link, false);
+}
+
+/*
+ * Ring a peer that wants space, also one that is awake: between its last look at the ring and its
+ * sleep lies zh_pump_arm, which looks at heads, not at our tail.
+ */
+static void ring_for_space(struct zh_link *link)
+{
+    ring_if(link, true);
 }
 
 /* With the lock held: free slots of our ring, or -EPROTO for a tail that cannot be. */
@@ -189,7 +203,7 @@ void zh_link_flush(struct zh_link *link)
         0) {
         pthread_mutex_lock(&link->lock);
         if (zh_link_state(link) == ZH_LINK_OPEN)
-            ring_if_asleep(link);
+            ring_for_space(link);
         pthread_mutex_unlock(&link->lock);
     }
 }

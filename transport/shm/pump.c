@@ -266,9 +266,13 @@ void zh_pump_disarm(struct zh_pump *pump)
     _Atomic uint32_t *epoch = &page_of(pump)->epoch;
 
     uint32_t seen = atomic_load_explicit(epoch, memory_order_relaxed);
-    if ((seen & 1) != 0)
-        atomic_compare_exchange_strong_explicit(epoch, &seen, seen + 1, memory_order_relaxed,
-                                                memory_order_relaxed);
+    if ((seen & 1) == 0)
+        return;
+    atomic_compare_exchange_strong_explicit(epoch, &seen, seen + 1, memory_order_relaxed,
+                                            memory_order_relaxed);
+    /* Whoever still saw the old epoch does not ring for it again: what it did before, the caller
+     * sees from here on. */
+    atomic_thread_fence(memory_order_seq_cst);
 }
 
 bool zh_pump_spin(struct zh_pump *pump, uint64_t until, const _Atomic uint32_t *stop)

@@ -124,7 +124,8 @@ ZH_API void zh_link_unloan(struct zh_link *link, struct zh_loaned *loaned);
 ZH_API int zh_link_post(struct zh_link *link, const struct zh_record *header, const void *metadata,
                         const void *message, const struct zh_loaned *loaned, uint32_t keep);
 
-/* Ask the peer to ring when it frees slots or returns something; `false` ends that. */
+/* Ask the peer to ring when it frees slots or returns something; `false` ends that. Try once more
+ * after asking, and after every bell. */
 ZH_API void zh_link_want(struct zh_link *link, uint32_t want, bool on);
 
 /*

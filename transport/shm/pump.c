@@ -111,7 +111,8 @@ void zh_pump_destroy(struct zh_pump *pump)
 {
     if (pump == NULL)
         return;
-    /* An ancestor's: its descriptors are closed, and their numbers may be somebody else's by now. */
+    /* An ancestor's: its descriptors are closed, and their numbers may be somebody else's by now.
+     */
     if (pump->fork_generation == zh_fork_now()) {
         zh_segment_destroy(&pump->page);
         zh_fork_close_fd(pump->epoll);

@@ -171,18 +171,18 @@ static void growing(void)
     CHECK_EQ(size, 4 * MIB);
     CHECK_EQ(zh_arena_segment_fd(arena, 4711, &size), -ENOENT);
 
-    /* The first empty one stays, further ones go back. */
+    /* One empty segment stays, the larger; the other goes back. */
     CHECK_EQ(zh_arena_unref(arena, blocks[1].segment, 0), 0);
     CHECK_EQ(usage_of(arena).committed, expected);
     CHECK_EQ(zh_arena_unref(arena, blocks[2].segment, 0), 0);
-    CHECK_EQ(usage_of(arena).committed, 6 * MIB);
-    CHECK_EQ(zh_arena_segment_fd(arena, blocks[2].segment, &size), -ENOENT);
+    CHECK_EQ(usage_of(arena).committed, 10 * MIB);
+    CHECK_EQ(zh_arena_segment_fd(arena, blocks[1].segment, &size), -ENOENT);
     CHECK_EQ(count_fds(), fds + 2);
 
-    /* What stays is used again, without the system: same segments, same descriptors. */
+    /* What stays is used again, without the system, however large the block that comes and goes. */
     for (int i = 0; i < 1000; i++) {
-        CHECK_EQ(zh_arena_alloc(arena, 3 * MIB, false, &big), 0);
-        CHECK_EQ(big.segment, blocks[1].segment);
+        CHECK_EQ(zh_arena_alloc(arena, 7 * MIB, false, &big), 0);
+        CHECK_EQ(big.segment, blocks[2].segment);
         CHECK_EQ(zh_arena_unref(arena, big.segment, big.page), 0);
     }
     CHECK_EQ(count_fds(), fds + 2);
@@ -192,6 +192,19 @@ static void growing(void)
     CHECK(big.segment > blocks[2].segment);
     CHECK_EQ(zh_arena_unref(arena, big.segment, big.page), 0);
     CHECK_EQ(zh_arena_unref(arena, big.segment, big.page), -EINVAL);
+    CHECK_EQ(usage_of(arena).committed, 18 * MIB);
+    zh_arena_destroy(arena);
+
+    /* Not so one that was made for a single huge block. */
+    arena = zh_arena_create(128 * MIB);
+    CHECK_EQ(zh_arena_alloc(arena, 1, true, &blocks[0]), 0);
+    CHECK_EQ(zh_arena_alloc(arena, 65 * MIB, true, &big), 0);
+    CHECK_EQ(zh_arena_unref(arena, blocks[0].segment, blocks[0].page), 0);
+    CHECK_EQ(zh_arena_unref(arena, big.segment, big.page), 0);
+    CHECK_EQ(usage_of(arena).committed, 2 * MIB);
+    CHECK_EQ(zh_arena_alloc(arena, 65 * MIB, true, &big), 0);
+    CHECK_EQ(zh_arena_unref(arena, big.segment, big.page), 0);
+    CHECK_EQ(usage_of(arena).committed, 2 * MIB);
     zh_arena_destroy(arena);
     CHECK_EQ(count_fds(), fds);
 }

@@ -165,14 +165,11 @@ static struct arena_segment *segment_new(size_t size, int *error)
     return s;
 }
 
-static struct arena_segment *find(struct zh_arena *arena, uint32_t id, uint32_t *index)
+static struct arena_segment *find(struct zh_arena *arena, uint32_t id)
 {
     for (uint32_t i = 0; i < arena->count; i++) {
-        if (arena->segments[i]->id == id) {
-            if (index != NULL)
-                *index = i;
+        if (arena->segments[i]->id == id)
             return arena->segments[i];
-        }
     }
     return NULL;
 }
@@ -296,7 +293,7 @@ int zh_arena_ref(struct zh_arena *arena, uint32_t segment, uint32_t page)
     int error = -EINVAL;
 
     pthread_mutex_lock(&arena->lock);
-    struct arena_segment *s = find(arena, segment, NULL);
+    struct arena_segment *s = find(arena, segment);
     if (s != NULL && page < s->pages && s->refs[page] > 0) {
         s->refs[page]++;
         error = 0;
@@ -305,13 +302,48 @@ int zh_arena_ref(struct zh_arena *arena, uint32_t segment, uint32_t page)
     return error;
 }
 
+/*
+ * Hysteresis: of the empty segments one stays, the largest that an arena makes of itself, so that a
+ * block that comes and goes does not take its segment along each time. With the lock held: take out
+ * the one to give back to the system; NULL when there is none.
+ */
+static struct arena_segment *surplus(struct zh_arena *arena)
+{
+    uint32_t keep = NONE, give = NONE;
+
+    for (uint32_t i = 0; i < arena->count; i++) {
+        const struct arena_segment *s = arena->segments[i];
+        if (s->used_pages != 0)
+            continue;
+        if (keep == NONE) {
+            keep = i;
+            continue;
+        }
+        size_t kept = arena->segments[keep]->memory.size;
+        bool larger = s->memory.size > kept && s->memory.size <= ZH_ARENA_LARGEST_SEGMENT;
+        if (larger || kept > ZH_ARENA_LARGEST_SEGMENT) {
+            give = keep;
+            keep = i;
+        } else {
+            give = i;
+        }
+    }
+    if (give == NONE)
+        return NULL;
+    struct arena_segment *s = arena->segments[give];
+    arena->committed -= s->memory.size;
+    arena->count--;
+    memmove(&arena->segments[give], &arena->segments[give + 1],
+            (arena->count - give) * sizeof(arena->segments[0]));
+    return s;
+}
+
 int zh_arena_unref(struct zh_arena *arena, uint32_t segment, uint32_t page)
 {
     struct arena_segment *empty = NULL;
-    uint32_t index = 0;
 
     pthread_mutex_lock(&arena->lock);
-    struct arena_segment *s = find(arena, segment, &index);
+    struct arena_segment *s = find(arena, segment);
     if (s == NULL || page >= s->pages || s->refs[page] == 0) {
         pthread_mutex_unlock(&arena->lock);
         return -EINVAL;
@@ -319,19 +351,8 @@ int zh_arena_unref(struct zh_arena *arena, uint32_t segment, uint32_t page)
     if (--s->refs[page] == 0) {
         arena->used -= (uint64_t)s->tag[page] * ZH_PAGE;
         segment_give(s, page);
-        if (s->used_pages == 0) {
-            /* Hysteresis: one empty segment stays; a second one goes back to the system. */
-            uint32_t others = 0;
-            for (uint32_t i = 0; i < arena->count; i++)
-                others += i != index && arena->segments[i]->used_pages == 0;
-            if (others > 0) {
-                empty = s;
-                arena->committed -= s->memory.size;
-                arena->count--;
-                memmove(&arena->segments[index], &arena->segments[index + 1],
-                        (arena->count - index) * sizeof(arena->segments[0]));
-            }
-        }
+        if (s->used_pages == 0)
+            empty = surplus(arena);
     }
     pthread_mutex_unlock(&arena->lock);
     segment_free(empty);
@@ -343,7 +364,7 @@ int zh_arena_segment_fd(struct zh_arena *arena, uint32_t segment, size_t *size)
     int fd = -ENOENT;
 
     pthread_mutex_lock(&arena->lock);
-    struct arena_segment *s = find(arena, segment, NULL);
+    struct arena_segment *s = find(arena, segment);
     if (s != NULL) {
         fd = s->memory.fd;
         *size = s->memory.size;

@@ -129,18 +129,18 @@ void zh_link_want(struct zh_link *link, uint32_t want, bool on)
     atomic_thread_fence(memory_order_seq_cst);
 }
 
-/* Post an entry of the return ring; -EAGAIN when it is full. With the lock held. */
-static int post_return(struct zh_link *link, struct zh_return entry)
+/* Post an entry of the return ring; -EAGAIN unless `keep` entries stay free. With the lock held. */
+static int post_return(struct zh_link *link, struct zh_return entry, uint32_t keep)
 {
     struct zh_side *own = zh_link_own(link);
 
-    if (link->return_head - link->return_tail_seen == ZH_RETURN_ENTRIES) {
+    if (link->return_head - link->return_tail_seen >= ZH_RETURN_ENTRIES - keep) {
         uint64_t tail =
             atomic_load_explicit(&zh_link_peer(link)->return_tail, memory_order_acquire);
         if (tail - link->return_tail_seen > link->return_head - link->return_tail_seen)
             return -EPROTO;
         link->return_tail_seen = tail;
-        if (link->return_head - tail == ZH_RETURN_ENTRIES)
+        if (link->return_head - tail >= ZH_RETURN_ENTRIES - keep)
             return -EAGAIN;
     }
     own->returns[link->return_head % ZH_RETURN_ENTRIES] = entry;
@@ -167,7 +167,7 @@ void zh_link_give_back(struct zh_link *link, const struct zh_received *received)
 
     pthread_mutex_lock(&link->lock);
     if (zh_link_state(link) == ZH_LINK_OPEN)
-        error = post_return(link, entry);
+        error = post_return(link, entry, 0);
     pthread_mutex_unlock(&link->lock);
     /* There is an entry for each possible loan: only a peer that breaks the rules fills the ring.
      */
@@ -182,7 +182,7 @@ int zh_link_credit(struct zh_link *link, uint64_t call, uint32_t bytes)
 
     pthread_mutex_lock(&link->lock);
     if (zh_link_state(link) == ZH_LINK_OPEN)
-        error = post_return(link, entry);
+        error = post_return(link, entry, ZH_LOANS); /* those are for loans, which must not wait */
     pthread_mutex_unlock(&link->lock);
     if (error == -EPROTO)
         zh_link_die(link, false, "the peer's return tail is outside what is possible");

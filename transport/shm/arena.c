@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,6 +38,7 @@ struct zh_arena {
     uint64_t used;
     uint32_t next_id;
     uint32_t count;
+    _Atomic uint32_t given_back;
     struct arena_segment *segments[ZH_ARENA_SEGMENTS];
 };
 
@@ -331,6 +333,7 @@ static struct arena_segment *surplus(struct zh_arena *arena)
     if (give == NONE)
         return NULL;
     struct arena_segment *s = arena->segments[give];
+    atomic_fetch_add_explicit(&arena->given_back, 1, memory_order_relaxed);
     arena->committed -= s->memory.size;
     arena->count--;
     memmove(&arena->segments[give], &arena->segments[give + 1],
@@ -371,6 +374,11 @@ int zh_arena_segment_fd(struct zh_arena *arena, uint32_t segment, size_t *size)
     }
     pthread_mutex_unlock(&arena->lock);
     return fd;
+}
+
+uint32_t zh_arena_given_back(struct zh_arena *arena)
+{
+    return atomic_load_explicit(&arena->given_back, memory_order_relaxed);
 }
 
 void zh_arena_usage(struct zh_arena *arena, struct zh_arena_usage *usage)

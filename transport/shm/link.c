@@ -395,6 +395,20 @@ void zh_link_drop_segments(struct zh_link *link)
     }
 }
 
+void zh_link_tidy(struct zh_link *link)
+{
+    if (zh_link_state(link) != ZH_LINK_OPEN)
+        return;
+    uint32_t given_back = zh_arena_given_back(link->arena);
+    if (atomic_load_explicit(&link->given_back, memory_order_relaxed) == given_back)
+        return;
+    atomic_store_explicit(&link->given_back, given_back, memory_order_relaxed);
+    pthread_mutex_lock(&link->lock);
+    if (zh_link_state(link) == ZH_LINK_OPEN)
+        zh_link_drop_segments(link);
+    pthread_mutex_unlock(&link->lock);
+}
+
 int zh_link_loan(struct zh_link *link, size_t bytes, bool grow, uint64_t tag,
                  struct zh_loaned *loaned)
 {

@@ -48,6 +48,7 @@ struct zh_link {
     struct zh_arena *arena;
     struct zh_ledger ledger;
     uint32_t sent[ZH_ARENA_SEGMENTS]; /* ids of our segments that the peer has; 0: free entry */
+    _Atomic uint32_t given_back;      /* the arena's count when we last told the peer */
 
     /* Consuming half. */
     uint64_t tail;

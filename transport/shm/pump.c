@@ -244,6 +244,16 @@ bool zh_pump_ready(struct zh_pump *pump)
     return ready;
 }
 
+static void tidy(struct zh_pump *pump)
+{
+    pthread_mutex_lock(&pump->lock);
+    for (uint32_t i = 0; i < pump->used; i++) {
+        if (pump->slots[i].link != NULL && !pump->slots[i].lingering)
+            zh_link_tidy(pump->slots[i].link);
+    }
+    pthread_mutex_unlock(&pump->lock);
+}
+
 bool zh_pump_arm(struct zh_pump *pump)
 {
     _Atomic uint32_t *epoch = &page_of(pump)->epoch;
@@ -256,10 +266,12 @@ bool zh_pump_arm(struct zh_pump *pump)
                                                 memory_order_relaxed);
     atomic_thread_fence(memory_order_seq_cst);
     ZH_FAILPOINT(wait_epoch_odd);
-    if (!zh_pump_ready(pump))
-        return false;
-    zh_pump_disarm(pump);
-    return true;
+    if (zh_pump_ready(pump)) {
+        zh_pump_disarm(pump);
+        return true;
+    }
+    tidy(pump);
+    return false;
 }
 
 void zh_pump_disarm(struct zh_pump *pump)

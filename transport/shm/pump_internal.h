@@ -24,6 +24,10 @@ void zh_pump_linger(struct zh_pump *pump, uint64_t key);
  * reference. */
 void zh_link_linger(struct zh_link *link);
 
+/* Before sleeping: tell the peer of segments that the arena has given back meanwhile, so that a
+ * link without traffic holds none of them. */
+void zh_link_tidy(struct zh_link *link);
+
 /* The memfd of the epoch's page. */
 const struct zh_segment *zh_pump_page_segment(const struct zh_pump *pump);
 

@@ -68,6 +68,9 @@ ZH_API int zh_arena_unref(struct zh_arena *arena, uint32_t segment, uint32_t pag
 /* The memfd of a live segment (still the arena's) and its size; -ENOENT when it is gone. */
 ZH_API int zh_arena_segment_fd(struct zh_arena *arena, uint32_t segment, size_t *size);
 
+/* How many segments have gone back to the system; their readers are to be told. */
+ZH_API uint32_t zh_arena_given_back(struct zh_arena *arena);
+
 ZH_API void zh_arena_usage(struct zh_arena *arena, struct zh_arena_usage *usage);
 
 #endif

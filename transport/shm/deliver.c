@@ -65,6 +65,7 @@ static const uint8_t *resolve(struct zh_link *link, const struct zh_record *head
 static int violation(struct zh_link *link, const char *what)
 {
     zh_link_die(link, false, "the peer broke the protocol: %s", what);
+    link->drain = false; /* if it was dead before: nothing more is delivered */
     return -EPROTO;
 }
 
@@ -75,9 +76,11 @@ int zh_link_next(struct zh_link *link, struct zh_received *received)
 
     for (;;) {
         uint32_t state = zh_link_state(link);
-        if (state == ZH_LINK_DEAD && !link->drain)
-            return -EPIPE;
-        uint64_t head = atomic_load_explicit(&peer->head, memory_order_acquire);
+        if (state != ZH_LINK_OPEN && !link->drain)
+            return state == ZH_LINK_DEAD ? -EPIPE : 0;
+        uint64_t head = state == ZH_LINK_DEAD
+                            ? link->drain_head
+                            : atomic_load_explicit(&peer->head, memory_order_acquire);
         if (head == link->tail)
             return state == ZH_LINK_DEAD ? -EPIPE : 0;
         uint64_t available = head - link->tail;
@@ -92,6 +95,9 @@ int zh_link_next(struct zh_link *link, struct zh_received *received)
             at + header->slots > ZH_RING_SLOTS)
             return violation(link, "a record's length");
         if (header->kind == ZH_PAD) {
+            /* One, up to the ring's end: a peer must not keep us here with pads. */
+            if (at + header->slots != ZH_RING_SLOTS)
+                return violation(link, "a pad inside the ring");
             link->tail += header->slots;
             continue;
         }

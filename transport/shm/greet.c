@@ -437,6 +437,7 @@ void zh_link_serve(struct zh_link *link)
         if (state == ZH_LINK_DEAD)
             return;
         int n = zh_message_receive(link->socket, &message);
+    bool exited = false;
         if (n == 1) {
             if (state == ZH_LINK_GREETING)
                 serve_hello(link, &message);
@@ -446,7 +447,12 @@ void zh_link_serve(struct zh_link *link)
             continue;
         }
         if (n == -EAGAIN) {
-            if (zh_link_peer_exited(link))
+            /* What it sent between our look at the socket and its exit is there now. */
+            if (!exited && zh_link_peer_exited(link)) {
+                exited = true;
+                continue;
+            }
+            if (exited)
                 zh_link_die(link, true, "the peer (pid %d) has exited", (int)link->pid);
             else if (state == ZH_LINK_GREETING && zh_now() >= link->greeted_by)
                 zh_link_die(link, false, "the peer (pid %d) did not greet in time", (int)link->pid);

@@ -142,7 +142,10 @@ void zh_link_die(struct zh_link *link, bool drain, const char *format, ...)
         va_start(args, format);
         vsnprintf(link->error, sizeof(link->error), format, args);
         va_end(args);
-        link->drain = drain;
+        link->drain = drain && link->peer.base != NULL;
+        if (link->drain)
+            link->drain_head =
+                atomic_load_explicit(&zh_link_peer(link)->head, memory_order_acquire);
         mark_dead(link);
         /* The peer has ended the link, or broke its rules: nothing that it may still read is
          * promised. */

@@ -27,6 +27,7 @@ struct zh_link {
 
     struct zh_pump *pump;
     uint64_t key;
+    struct zh_link *next_orphan;
     int socket;
     int pidfd;
     int bell;      /* the peer writes it, our pump polls it; -1: bells come through the socket */

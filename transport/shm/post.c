@@ -69,10 +69,10 @@ int zh_link_post(struct zh_link *link, const struct zh_record *header, const voi
     pthread_mutex_lock(&link->lock);
     uint32_t at = (uint32_t)(link->head % ZH_RING_SLOTS);
     uint32_t pad = at + slots > ZH_RING_SLOTS ? ZH_RING_SLOTS - at : 0;
-    int64_t free_slots = room(link, pad + slots + keep);
+    int64_t free_slots = 0;
     if (zh_link_state(link) != ZH_LINK_OPEN)
         error = -EPIPE;
-    else if (free_slots < 0)
+    else if ((free_slots = room(link, pad + slots + keep)) < 0)
         error = -EPROTO;
     else if (free_slots < (int64_t)(pad + slots + keep))
         error = -EAGAIN;

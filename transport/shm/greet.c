@@ -422,7 +422,14 @@ static void serve_hello(struct zh_link *link, const struct zh_message *message)
         zh_link_die(link, false, "%s", why);
         return;
     }
-    atomic_store_explicit(&link->state, ZH_LINK_OPEN, memory_order_release);
+    uint32_t greeting = ZH_LINK_GREETING;
+    if (!atomic_compare_exchange_strong_explicit(&link->state, &greeting, ZH_LINK_OPEN,
+                                                 memory_order_release, memory_order_relaxed)) {
+        /* Closed by another thread meanwhile, which may not have seen the bell yet. */
+        if (link->bell >= 0)
+            zh_pump_unwatch(link->pump, link->bell);
+        return;
+    }
     zh_stat_add(ZH_STAT_LINKS_OPENED, 1);
     ZH_FAILPOINT(accept_reply_sent);
 }
@@ -430,6 +437,7 @@ static void serve_hello(struct zh_link *link, const struct zh_message *message)
 void zh_link_serve(struct zh_link *link)
 {
     struct zh_message message;
+    bool exited = false;
 
     /* Bounded: a peer that floods its socket gets its turn again at the next event. */
     for (int i = 0; i < 16; i++) {
@@ -437,7 +445,6 @@ void zh_link_serve(struct zh_link *link)
         if (state == ZH_LINK_DEAD)
             return;
         int n = zh_message_receive(link->socket, &message);
-    bool exited = false;
         if (n == 1) {
             if (state == ZH_LINK_GREETING)
                 serve_hello(link, &message);

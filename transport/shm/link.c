@@ -167,17 +167,23 @@ void zh_link_fail(struct zh_link *link, const char *why)
     zh_link_die(link, false, "the peer broke the protocol: %s", why);
 }
 
-static void detach(struct zh_link *link)
+/* With the lock held: is it the caller who is to take the link out of the pump? Nobody else is
+ * then. */
+static bool detaches(struct zh_link *link)
 {
-    if (link->detached)
-        return;
+    bool was = link->detached;
     link->detached = true;
+    return !was;
+}
+
+static void leave_pump(struct zh_link *link)
+{
     zh_pump_remove(link->pump, link->key, link->socket, link->pidfd, link->bell);
 }
 
 void zh_link_close(struct zh_link *link, const char *why)
 {
-    bool linger = false;
+    bool linger = false, leave = false;
 
     if (link->fork_generation != zh_fork_now()) {
         /* An ancestor's: its descriptors are closed, its memory overlaid, its mutex perhaps held.
@@ -192,41 +198,80 @@ void zh_link_close(struct zh_link *link, const char *why)
         /* What we lent stays the peer's until it ends its side too: it may be reading this moment.
          */
         linger = !link->detached && link->ledger.open > 0;
+        link->lingering = linger;
         shutdown(link->socket, linger ? SHUT_WR : SHUT_RDWR);
         ZH_FAILPOINT(close_socket_shut);
     } else if (!link->lingering) {
         shutdown(link->socket, SHUT_RDWR);
     }
-    pthread_mutex_unlock(&link->lock);
-    if (linger) {
+    if (linger)
         zh_link_ref(link); /* the pump's, until zh_link_linger lets go */
-        link->lingering = true;
+    else if (!link->lingering)
+        leave = detaches(link);
+    pthread_mutex_unlock(&link->lock);
+    if (linger)
         zh_pump_linger(link->pump, link->key);
-    } else if (!link->lingering) {
-        detach(link);
-    }
+    if (leave)
+        leave_pump(link);
 }
 
-void zh_link_linger(struct zh_link *link)
+bool zh_link_linger(struct zh_link *link)
 {
     struct zh_message message;
     bool gone = zh_link_peer_exited(link);
 
-    while (!gone) {
-        int n = zh_message_receive(link->socket, &message);
+    /* Bounded, as in zh_link_serve. */
+    for (int i = 0; !gone; i++) {
+        int n = i < 16 ? zh_message_receive(link->socket, &message) : -EAGAIN;
         if (n == 1)
             zh_message_close_fds(&message);
         else if (n == -EAGAIN)
-            return;
+            return true;
         else
             gone = true;
     }
     pthread_mutex_lock(&link->lock);
     reclaim(link);
     shutdown(link->socket, SHUT_RDWR);
+    bool leave = detaches(link);
     pthread_mutex_unlock(&link->lock);
-    detach(link);
+    if (leave)
+        leave_pump(link);
     zh_link_unref(link);
+    return false;
+}
+
+/* Lingering links whose pump is gone. Changed under zh_fork_lock, so that a fork finds them whole.
+ */
+static _Atomic(struct zh_link *) orphans;
+
+void zh_link_orphan(struct zh_link *link)
+{
+    pthread_mutex_lock(&link->lock);
+    (void)detaches(link);
+    pthread_mutex_unlock(&link->lock);
+    zh_fork_lock();
+    link->next_orphan = atomic_load(&orphans);
+    atomic_store(&orphans, link);
+    zh_fork_unlock();
+}
+
+void zh_link_sweep(void)
+{
+    struct zh_link *next;
+
+    if (atomic_load_explicit(&orphans, memory_order_relaxed) == NULL)
+        return;
+    zh_fork_lock();
+    struct zh_link *link = atomic_exchange(&orphans, NULL);
+    zh_fork_unlock();
+    for (; link != NULL; link = next) {
+        next = link->next_orphan;
+        if (link->fork_generation != zh_fork_now())
+            zh_link_unref(link); /* an ancestor's */
+        else if (zh_link_linger(link))
+            zh_link_orphan(link);
+    }
 }
 
 void zh_link_ref(struct zh_link *link)
@@ -419,6 +464,10 @@ int zh_link_loan(struct zh_link *link, size_t bytes, bool grow, uint64_t tag,
         return -EPIPE;
     /* Without the link's mutex: growing takes milliseconds. */
     int error = zh_arena_alloc(link->arena, bytes, grow, &loaned->block);
+    if (error == -ENOMEM) {
+        zh_link_sweep();
+        error = zh_arena_alloc(link->arena, bytes, grow, &loaned->block);
+    }
     if (error != 0)
         return error;
     pthread_mutex_lock(&link->lock);

@@ -22,12 +22,13 @@ struct zh_link {
     bool detached;          /* no longer in the pump */
     bool lingering;         /* closed by us, in the pump until the peer has ended its side too */
     bool drain;             /* dead by the peer's end: what it posted before is still delivered */
+    uint64_t drain_head;    /* ... up to here: the peer's process may live on, and post on */
     _Atomic uint32_t state; /* enum zh_link_state */
     pthread_mutex_t lock;   /* guards the producing half, the ledger, closing */
 
     struct zh_pump *pump;
-    uint64_t key;
     struct zh_link *next_orphan;
+    uint64_t key;
     int socket;
     int pidfd;
     int bell;      /* the peer writes it, our pump polls it; -1: bells come through the socket */

@@ -76,6 +76,7 @@ static int epoll_add(int epoll, int fd, uint32_t events, uint64_t key)
 
 struct zh_pump *zh_pump_create(int *error)
 {
+    zh_link_sweep();
     struct zh_pump *pump = calloc(1, sizeof(*pump));
     if (pump == NULL) {
         *error = -ENOMEM;
@@ -114,6 +115,10 @@ void zh_pump_destroy(struct zh_pump *pump)
     /* An ancestor's: its descriptors are closed, and their numbers may be somebody else's by now.
      */
     if (pump->fork_generation == zh_fork_now()) {
+        for (uint32_t i = 0; i < pump->used; i++) {
+            if (pump->slots[i].link != NULL && pump->slots[i].lingering)
+                zh_link_orphan(pump->slots[i].link);
+        }
         zh_segment_destroy(&pump->page);
         zh_fork_close_fd(pump->epoll);
         zh_fork_close_fd(pump->wake);
@@ -153,8 +158,10 @@ static int64_t free_slot(struct zh_pump *pump)
     }
     if (pump->used == pump->room) {
         uint32_t room = pump->room == 0 ? 16 : pump->room * 2;
+        if (room > 1u << SLOT_BITS)
+            return -1;
         struct pump_slot *slots = realloc(pump->slots, room * sizeof(*slots));
-        if (slots == NULL || room > 1u << SLOT_BITS)
+        if (slots == NULL)
             return -1;
         memset(slots + pump->room, 0, (room - pump->room) * sizeof(*slots));
         pump->slots = slots;
@@ -167,6 +174,7 @@ uint64_t zh_pump_add(struct zh_pump *pump, struct zh_link *link, int socket, int
 {
     uint64_t key = 0;
 
+    zh_link_sweep();
     pthread_mutex_lock(&pump->lock);
     int64_t slot = free_slot(pump);
     if (slot >= 0) {
@@ -326,7 +334,7 @@ int zh_pump_events(struct zh_pump *pump, struct zh_event *events, int64_t timeou
         if (event.kind == ZH_EVENT_LINK || event.kind == ZH_EVENT_BELL) {
             struct zh_link *link = lingering(pump, event.key);
             if (link != NULL) {
-                zh_link_linger(link);
+                (void)zh_link_linger(link);
                 continue;
             }
         }

@@ -20,9 +20,13 @@ void zh_pump_remove(struct zh_pump *pump, uint64_t key, int socket, int pidfd, i
  * go to zh_link_linger.
  */
 void zh_pump_linger(struct zh_pump *pump, uint64_t key);
-/* Serve a lingering link: once the peer has ended its side, take the loans back and drop the
- * reference. */
-void zh_link_linger(struct zh_link *link);
+/* Serve a lingering link: once the peer has ended its side, take the loans back, drop the reference
+ * and return false. */
+bool zh_link_linger(struct zh_link *link);
+/* The pump of a lingering link ends: zh_link_sweep goes on in its place. */
+void zh_link_orphan(struct zh_link *link);
+/* Serve the lingering links that have no pump any more. Cheap while there are none. */
+void zh_link_sweep(void);
 
 /* Before sleeping: tell the peer of segments that the arena has given back meanwhile, so that a
  * link without traffic holds none of them. */

@@ -35,7 +35,7 @@ struct zh_event {
 ZH_API uint64_t zh_now(void);
 
 ZH_API struct zh_pump *zh_pump_create(int *error);
-/* All links must have been removed. */
+/* All links must have been closed. */
 ZH_API void zh_pump_destroy(struct zh_pump *pump);
 
 /* The epoll descriptor, for an event loop to watch. Readable when zh_pump_events has something. */

@@ -28,6 +28,8 @@ void call_event(Call *call, uint32_t events)
 {
     for (Waiter *waiter = call->waiters; waiter != NULL; waiter = waiter->call_next)
         waiter_wake(waiter);
+    if (call->pump != NULL && call->pump->asleep_for == call)
+        zh_pump_wake(call->pump->pump); /* what happened did not come through the pump */
     call->events |= events;
     if (call->on_event != NULL && call->pump != NULL)
         pump_push_event(call->pump, call);

@@ -177,6 +177,7 @@ struct Pump {
     _Atomic uint32_t
         evict;         /* the spinning holder may be replaced: it checks this without the GIL */
     bool holder_idle;  /* the holder is a background thread that spins */
+    Call *asleep_for;  /* borrowed: the call for which the holder sleeps in epoll */
     uint32_t sleepers; /* background threads in epoll_wait: at most one */
     uint32_t parked;   /* background threads that wait for work */
     uint32_t parked_for_good; /* of these, those that only a kick ends */

@@ -223,9 +223,13 @@ static int wait_holding(Pump *pump, Call *call, uint32_t mask, uint64_t until, v
             if (pump_spin_held(pump, budget, token))
                 continue;
         }
+        if (call_ready(call, mask))
+            return WAIT_READY;
         if (pump->sleepers > 0)
             return WAIT_ELSEWHERE;
+        pump->asleep_for = call;
         int n = sleep_in_epoll(pump, events, until);
+        pump->asleep_for = NULL;
         if (n == -EINTR && PyErr_CheckSignals() != 0)
             return WAIT_RAISED;
         pump_handle_events(pump, events, n);

@@ -24,12 +24,13 @@ PyTypeObject *Channel_Type, *UnaryUnary_Type;
     "Established channel does not have a sufficient security level to transfer call credential."
 
 typedef struct {
-    PyObject_HEAD Pump *pump; /* strong */
-    PyObject *links;          /* list of Link, kept by Python */
-    Py_ssize_t next;          /* where the round robin is */
-    PyObject *acquire;        /* callable(deadline_ns, wait_for_ready) -> Link; raises RpcError */
-    PyObject *fail;           /* callable(call): raises the RpcError of a call that ended badly */
-    PyObject *report;         /* callable(exception, text): logs a serializer's exception */
+    PyObject_HEAD
+    Pump *pump;        /* strong */
+    PyObject *links;   /* list of Link, kept by Python */
+    Py_ssize_t next;   /* where the round robin is */
+    PyObject *acquire; /* callable(deadline_ns, wait_for_ready) -> Link; raises RpcError */
+    PyObject *fail;    /* callable(call): raises the RpcError of a call that ended badly */
+    PyObject *report;  /* callable(exception, text): logs a serializer's exception */
     PyObject
         *refresh; /* callable(): look for servers that have come; NULL: there is one place only */
     uint64_t next_refresh;
@@ -40,7 +41,8 @@ typedef struct {
 } Channel;
 
 typedef struct {
-    PyObject_HEAD Channel *channel;
+    PyObject_HEAD
+    Channel *channel;
     PyObject *method, *serializer, *deserializer;
 } UnaryUnary;
 

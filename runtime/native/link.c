@@ -51,8 +51,8 @@ static int fill_block(Link *link, const void *metadata, size_t metadata_bytes, P
 
     int error = zh_link_loan(link->link, bytes > 0 ? bytes : 1, false, tag, loaned);
     if (error == -EAGAIN) {
-        Py_BEGIN_ALLOW_THREADS error =
-            zh_link_loan(link->link, bytes > 0 ? bytes : 1, true, tag, loaned);
+        Py_BEGIN_ALLOW_THREADS
+            error = zh_link_loan(link->link, bytes > 0 ? bytes : 1, true, tag, loaned);
         Py_END_ALLOW_THREADS
     }
     if (error != 0)
@@ -65,8 +65,10 @@ static int fill_block(Link *link, const void *metadata, size_t metadata_bytes, P
         /* The link may die meanwhile and its loans come back: the block must stay ours until we are
          * done. */
         zh_link_pin(link->link, loaned, true);
-        Py_BEGIN_ALLOW_THREADS memcpy(loaned->block.data + metadata_bytes, from, message_bytes);
-        Py_END_ALLOW_THREADS zh_link_pin(link->link, loaned, false);
+        Py_BEGIN_ALLOW_THREADS
+            memcpy(loaned->block.data + metadata_bytes, from, message_bytes);
+        Py_END_ALLOW_THREADS
+        zh_link_pin(link->link, loaned, false);
         Py_DECREF(message);
     } else if (message_bytes > 0) {
         memcpy(loaned->block.data + metadata_bytes, PyBytes_AsString(message), message_bytes);
@@ -208,8 +210,10 @@ static PyObject *read_message(const struct zh_received *received)
     PyObject *message = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)bytes);
     if (message != NULL && bytes > 0) {
         char *to = PyBytes_AsString(message);
-        Py_BEGIN_ALLOW_THREADS memcpy(to, received->message, bytes);
-        Py_END_ALLOW_THREADS zh_stat_add(ZH_STAT_BYTES_COPIED, bytes);
+        Py_BEGIN_ALLOW_THREADS
+            memcpy(to, received->message, bytes);
+        Py_END_ALLOW_THREADS
+        zh_stat_add(ZH_STAT_BYTES_COPIED, bytes);
     }
     return message;
 }

@@ -91,7 +91,8 @@ typedef struct {
 } Queue;
 
 struct Call {
-    PyObject_HEAD PyObject *weakrefs;
+    PyObject_HEAD
+    PyObject *weakrefs;
     Link *link;          /* strong; NULL before start and after the end */
     Pump *pump;          /* strong once started */
     Server *server;      /* strong, of server calls */
@@ -146,7 +147,8 @@ struct Call {
 };
 
 struct Link {
-    PyObject_HEAD struct zh_link *link;
+    PyObject_HEAD
+    struct zh_link *link;
     Pump *pump;     /* strong */
     Server *server; /* strong; NULL at the client */
     bool greeting;
@@ -169,7 +171,8 @@ struct Link {
 };
 
 struct Pump {
-    PyObject_HEAD struct zh_pump *pump;
+    PyObject_HEAD
+    struct zh_pump *pump;
     uint32_t fork_generation;
     bool aio; /* polled by an event loop */
     bool closing;
@@ -207,7 +210,8 @@ struct Pump {
 };
 
 struct Server {
-    PyObject_HEAD Pump *pump; /* strong */
+    PyObject_HEAD
+    Pump *pump; /* strong */
     int listeners[SERVER_LISTENERS];
     uint32_t listener_count;
     uint32_t key; /* in the pump's table of listeners */

@@ -351,10 +351,10 @@ static PyObject *pump_connect(Pump *pump, PyObject *args)
     int64_t ns = timeout < 0     ? 0
                  : timeout > 1e6 ? INT64_C(1000000000000000)
                                  : (int64_t)(timeout * 1e9);
-    Py_BEGIN_ALLOW_THREADS zh =
-        zh_link_connect(pump->pump, path, &options, ns, &error, why, sizeof(why));
-    Py_END_ALLOW_THREADS if (zh == NULL)
-    {
+    Py_BEGIN_ALLOW_THREADS
+        zh = zh_link_connect(pump->pump, path, &options, ns, &error, why, sizeof(why));
+    Py_END_ALLOW_THREADS
+    if (zh == NULL) {
         if (error == -EINTR && PyErr_CheckSignals() != 0)
             return NULL;
         PyObject *arguments = Py_BuildValue("is", -error, why);

@@ -68,9 +68,11 @@ void waiter_wake(Waiter *waiter)
  * one. */
 static int waiter_sleep(Waiter *waiter, uint64_t until)
 {
-    Py_BEGIN_ALLOW_THREADS if (atomic_load_explicit(&waiter->word, memory_order_acquire) == 0)
-        futex_wait(&waiter->word, until);
-    Py_END_ALLOW_THREADS return PyErr_CheckSignals();
+    Py_BEGIN_ALLOW_THREADS
+        if (atomic_load_explicit(&waiter->word, memory_order_acquire) == 0)
+            futex_wait(&waiter->word, until);
+    Py_END_ALLOW_THREADS
+    return PyErr_CheckSignals();
 }
 
 static void enlist(Pump *pump, Call *call, Waiter *waiter)
@@ -103,6 +105,12 @@ static void delist(Pump *pump, Call *call, Waiter *waiter)
         pump->waiters_last = waiter->pump_prev;
 }
 
+/* Does the pump need somebody who listens when no caller does? */
+static bool needs_listener(const Pump *pump)
+{
+    return pump->servers > 0 || pump->background > 0;
+}
+
 bool pump_hold(Pump *pump, void *token)
 {
     if (pump->holder != NULL && !pump->holder_idle)
@@ -128,7 +136,8 @@ void pump_release(Pump *pump, void *token)
             zh_pump_wake(pump->pump);
     } else if (pump->waiters != NULL) {
         waiter_wake(pump->waiters);
-    } else if (pump->calls != NULL || pump->events != NULL) {
+    } else if (pump->calls != NULL || pump->events != NULL ||
+               (pump->parked_for_good > 0 && needs_listener(pump))) {
         pump_kick(pump);
     }
 }
@@ -169,30 +178,38 @@ bool pump_spin_held(Pump *pump, uint64_t budget, void *token)
     zh_stat_add(ZH_STAT_SPINS, 1);
     Py_BEGIN_ALLOW_THREADS
         /* One spinner a process: a second one would only take the first one's core. */
-        if (atomic_fetch_add_explicit(&spinners, 1, memory_order_relaxed) == 0) ready =
-            zh_pump_spin(pump->pump, zh_now() + budget, &pump->evict);
-    else ready = zh_pump_ready(pump->pump);
-    atomic_fetch_sub_explicit(&spinners, 1, memory_order_relaxed);
-    Py_END_ALLOW_THREADS if (pump->holder != token) return false;
+        if (atomic_fetch_add_explicit(&spinners, 1, memory_order_relaxed) == 0)
+            ready = zh_pump_spin(pump->pump, zh_now() + budget, &pump->evict);
+        else
+            ready = zh_pump_ready(pump->pump);
+        atomic_fetch_sub_explicit(&spinners, 1, memory_order_relaxed);
+    Py_END_ALLOW_THREADS
+    if (pump->holder != token)
+        return false;
     pump->spin_ns = ready ? spin_limit() : pump->spin_ns / 2;
     return ready;
 }
 
-/* Sleep in epoll, without the GIL. Returns what zh_pump_events does. */
-static int sleep_in_epoll(Pump *pump, struct zh_event *events, uint64_t until)
+/*
+ * Sleep in epoll, without the GIL. Not to `arm` is for a thread that sleeps while another one holds
+ * the pump: that one arms when it lets go. Returns what zh_pump_events does.
+ */
+static int sleep_in_epoll(Pump *pump, struct zh_event *events, uint64_t until, bool arm)
 {
     uint64_t start = zh_now();
     int64_t timeout = until == 0 ? -1 : until > start ? (int64_t)(until - start) : 0;
     int n = 0;
 
-    Py_BEGIN_ALLOW_THREADS if (!zh_pump_arm(pump->pump))
-    {
-        n = zh_pump_events(pump->pump, events, timeout);
-        zh_pump_disarm(pump->pump);
-    }
+    Py_BEGIN_ALLOW_THREADS
+        if (!arm || !zh_pump_arm(pump->pump)) {
+            n = zh_pump_events(pump->pump, events, timeout);
+            if (arm)
+                zh_pump_disarm(pump->pump);
+        }
     Py_END_ALLOW_THREADS
-        /* Had we spun on, we would have seen it: so next time do. */
-        if (n > 0 && zh_now() - start < SPIN_NS) pump->spin_ns = spin_limit();
+    /* Had we spun on, we would have seen it: so next time do. */
+    if (n > 0 && zh_now() - start < SPIN_NS)
+        pump->spin_ns = spin_limit();
     return n;
 }
 
@@ -228,7 +245,7 @@ static int wait_holding(Pump *pump, Call *call, uint32_t mask, uint64_t until, v
         if (pump->sleepers > 0)
             return WAIT_ELSEWHERE;
         pump->asleep_for = call;
-        int n = sleep_in_epoll(pump, events, until);
+        int n = sleep_in_epoll(pump, events, until, true);
         pump->asleep_for = NULL;
         if (n == -EINTR && PyErr_CheckSignals() != 0)
             return WAIT_RAISED;
@@ -340,12 +357,6 @@ static int park(Pump *pump, uint32_t *rounds)
     return raised;
 }
 
-/* Does the pump need somebody who listens when no caller does? */
-static bool needs_listener(const Pump *pump)
-{
-    return pump->servers > 0 || pump->background > 0;
-}
-
 /* Holding the pump with nothing left to deliver: spin where that is ours to do. Is there something?
  */
 static bool idle_spin(Pump *pump, void *token)
@@ -355,6 +366,8 @@ static bool idle_spin(Pump *pump, void *token)
     /* In front of a pool the pool's threads spin. */
     if (pump->pooled || spin_limit() == 0)
         return false;
+    if (zh_pump_spin(pump->pump, zh_now() + SPIN_WITH_GIL_NS, NULL))
+        return true;
     pump->holder_idle = true; /* a caller who comes may take the pump over */
     ready = pump_spin_held(pump, pump->spin_ns, token);
     if (pump->holder == token)
@@ -401,27 +414,29 @@ PyObject *pump_run(Pump *pump, PyObject *Py_UNUSED(ignored))
             Py_DECREF((PyObject *)call);
             continue;
         }
-        if (pump->sleepers > 0 || !needs_listener(pump) || !pump_hold(pump, &token)) {
-            /* Events that were collected for whoever holds the pump now will be reported to it
-             * again. */
-            n = 0;
+        if (pump->sleepers > 0 || pump->asleep_for != NULL || !needs_listener(pump)) {
             raised = park(pump, &rounds);
             continue;
         }
         rounds = 0;
-        pump_handle_events(pump, events, n);
-        n = 0;
-        pump_dispatch(pump);
-        if (pump->calls != NULL || pump->events != NULL || idle_spin(pump, &token)) {
-            if (pump->holder == &token)
-                pump->holder = NULL;
-            continue;
+        bool held = pump_hold(pump, &token);
+        if (held) {
+            pump_handle_events(pump, events, n);
+            n = 0;
+            pump_dispatch(pump);
+            if (pump->calls != NULL || pump->events != NULL || idle_spin(pump, &token)) {
+                if (pump->holder == &token)
+                    pump->holder = NULL;
+                continue;
+            }
+            if (pump->holder != &token)
+                continue;
+            pump->holder = NULL;
         }
-        if (pump->holder != &token)
-            continue;
-        pump->holder = NULL;
+        /* While another thread holds the pump, this one is there for the moment when it lets go.
+         * Events that it collects meanwhile will be reported again to whoever holds the pump. */
         pump->sleepers++;
-        n = sleep_in_epoll(pump, events, 0);
+        n = sleep_in_epoll(pump, events, 0, held);
         pump->sleepers--;
         pump->kicked = false;
         raised = PyErr_CheckSignals();

@@ -81,12 +81,14 @@ class _Call:
     is_done: bool
     was_cancelled: bool
     got_end: bool
+    got_initial: bool
     started: bool
     sent_initial: bool
     max_receive: int
     max_send: int
     details_text: str | None
     entry: Any
+    waiter: Any
     user_code: Any
     user_details: Any
     user_trailing: Any
@@ -132,7 +134,7 @@ class ClientCall(_Call):
         """Post the call, or queue it until there is room.
 
         `end`: no more messages follow. `background`: nobody may be waiting; a background thread looks
-        after it. Raises ValueError or TypeError for metadata that is not legal. Failure is a status.
+        after it, or, on a loop's pump, it is pinned until it is done. Raises ValueError or TypeError for metadata that is not legal. Failure is a status.
         """
     def defer(self, channel: Channel, deadline_ns: int, /) -> None:
         """Let the call be waited for, cancelled and expire before it is started."""
@@ -174,6 +176,7 @@ class Server:
     on_call: Callable[[Any], object] | None
     conclude: Callable[[Any, int, Any], object] | None
     on_idle: Callable[[], object] | None
+    on_cancel: Callable[[Any], object] | None
     allow_uids: tuple[int, ...] | None
     max_running: int
     max_receive: int
@@ -208,6 +211,8 @@ class Channel:
     def __new__(cls, pump: Pump, /) -> Channel: ...
     def pick(self) -> Link | None:
         """The next live link, or None."""
+    def calls(self) -> list[ClientCall]:
+        """This channel's open calls; others may share its links."""
     def cancel_all(self, code: int, details: str, /) -> None:
         """End this channel's calls; others may share its links."""
 

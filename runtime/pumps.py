@@ -8,6 +8,7 @@ import atexit
 import os
 import threading
 import weakref
+from typing import Protocol
 
 from zerohop._native import Pump
 
@@ -33,6 +34,12 @@ def sync_pump() -> Pump:
     return pump
 
 
+class Guest(Protocol):
+    """Who must hear of the end of a loop."""
+
+    def abandon(self) -> None: ...
+
+
 class LoopPump:
     """A pump that an event loop polls, on any unmodified loop.
 
@@ -45,6 +52,7 @@ class LoopPump:
         # The loop is not kept alive by us: it holds our callbacks.
         self._loop = weakref.ref(loop)
         self._scheduled = False
+        self.guests: weakref.WeakSet[Guest] = weakref.WeakSet()
         loop.add_reader(self.pump.fileno(), self._readable)
 
     def _readable(self) -> None:
@@ -73,7 +81,12 @@ class LoopPump:
         loop = self._loop()
         if loop is not None and not loop.is_closed():
             loop.remove_reader(self.pump.fileno())
+        for guest in list(self.guests):
+            guest.abandon()
         self.pump.close()
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def loop_pump(loop: asyncio.AbstractEventLoop) -> LoopPump:

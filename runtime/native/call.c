@@ -31,7 +31,8 @@ void call_event(Call *call, uint32_t events)
     if (call->pump != NULL && call->pump->asleep_for == call)
         zh_pump_wake(call->pump->pump); /* what happened did not come through the pump */
     call->events |= events;
-    if (call->on_event != NULL && call->pump != NULL)
+    if (call->pump != NULL && (call->on_event != NULL ||
+                               (call->done && (call->waiter != NULL || call->pinned))))
         pump_push_event(call->pump, call);
 }
 
@@ -393,6 +394,7 @@ void server_cancelled(Call *call, int code)
     } else {
         server_leave(call);
     }
+    server_call_cancelled(call);
 }
 
 void call_expired(Call *call)

@@ -33,6 +33,7 @@ static int call_traverse(Call *call, visitproc visit, void *arg)
     Py_VISIT(call->pump);
     Py_VISIT(call->server);
     Py_VISIT(call->on_event);
+    Py_VISIT(call->waiter);
     Py_VISIT(call->owner);
     Py_VISIT(call->entry);
     Py_VISIT(call->user_code);
@@ -45,6 +46,7 @@ static int call_traverse(Call *call, visitproc visit, void *arg)
 static int call_clear(Call *call)
 {
     Py_CLEAR(call->on_event);
+    Py_CLEAR(call->waiter);
     Py_CLEAR(call->owner);
     Py_CLEAR(call->entry);
     Py_CLEAR(call->user_code);
@@ -144,6 +146,15 @@ int client_prepare(Call *call, PyObject *method, PyObject *message, PyObject *me
     return 0;
 }
 
+/* A reference of the call to itself, which the garbage collector does not see. */
+static void call_pin(Call *call)
+{
+    if (!call->pinned) {
+        Py_INCREF((PyObject *)call);
+        call->pinned = true;
+    }
+}
+
 /* start(owner, link, method, message, metadata, deadline_ns, end, background) */
 static PyObject *client_start(Call *call, PyObject *args)
 {
@@ -174,7 +185,9 @@ static PyObject *client_start(Call *call, PyObject *args)
     } else if (!call->done) {
         if (pump_add_deadline(call->pump, call) != 0)
             return NULL;
-        if (background && !call->background) {
+        if (background && call->pump->aio) {
+            call_pin(call);
+        } else if (background && !call->background) {
             call->background = true;
             pump_background(call->pump, 1);
         }
@@ -321,6 +334,7 @@ static PyObject *client_py_cancel(Call *call, PyObject *args)
         return NULL;
     if (call->done)
         Py_RETURN_FALSE;
+    call->cancelled = code == STATUS_CANCELLED;
     if (call->pump != NULL && call->pump->fork_generation != zh_fork_now())
         client_finish(call, code, details);
     else
@@ -374,6 +388,7 @@ static PyObject *server_send_initial(Call *call, PyObject *metadata)
 static PyObject *server_py_finish(Call *call, PyObject *args)
 {
     int code;
+    char text[128];
     const char *details;
     Py_ssize_t details_bytes;
     PyObject *trailing, *message;
@@ -383,9 +398,16 @@ static PyObject *server_py_finish(Call *call, PyObject *args)
         return NULL;
     if (message != Py_None && require_bytes(message) != 0)
         return NULL;
+    if (message == Py_None)
+        message = NULL;
+    if (message != NULL && over_limit(call, message, text, sizeof(text))) {
+        code = STATUS_RESOURCE_EXHAUSTED;
+        details = text;
+        details_bytes = (Py_ssize_t)strlen(text);
+        message = NULL;
+    }
     if (call->pump != NULL && call->pump->fork_generation == zh_fork_now())
-        server_finish_text(call, code, details, (size_t)details_bytes, trailing,
-                           message == Py_None ? NULL : message);
+        server_finish_text(call, code, details, (size_t)details_bytes, trailing, message);
     Py_RETURN_NONE;
 }
 
@@ -510,16 +532,14 @@ static PyObject *call_get_pinned(Call *call, void *Py_UNUSED(closure))
     return PyBool_FromLong(call->pinned);
 }
 
-/* A reference of the call to itself, which the garbage collector does not see. */
 static int call_set_pinned(Call *call, PyObject *value, void *Py_UNUSED(closure))
 {
     int pinned = value == NULL ? 0 : PyObject_IsTrue(value);
     if (pinned < 0)
         return -1;
-    if (pinned && !call->pinned) {
-        Py_INCREF((PyObject *)call);
-        call->pinned = true;
-    } else if (!pinned && call->pinned) {
+    if (pinned) {
+        call_pin(call);
+    } else if (call->pinned) {
         call->pinned = false;
         Py_DECREF((PyObject *)call); /* not the last reference: our caller has one */
     }
@@ -560,9 +580,12 @@ static PyMemberDef call_members[] = {
      PyDoc_STR("CLOCK_MONOTONIC nanoseconds, 0 for none.")},
     {"is_done", T_BOOL, offsetof(Call, done), READONLY, PyDoc_STR("The status is known.")},
     {"was_cancelled", T_BOOL, offsetof(Call, cancelled), READONLY,
-     PyDoc_STR("Server: the client gave up, the deadline passed or the link ended.")},
+     PyDoc_STR("Server: the client gave up, the deadline passed or the link ended. Client: given up "
+               "here.")},
     {"got_end", T_BOOL, offsetof(Call, got_end), READONLY,
      PyDoc_STR("No more messages will come.")},
+    {"got_initial", T_BOOL, offsetof(Call, got_initial), READONLY,
+     PyDoc_STR("The initial metadata is there, or will never be.")},
     {"started", T_BOOL, offsetof(Call, started), READONLY, PyDoc_STR("The call has been posted.")},
     {"sent_initial", T_BOOL, offsetof(Call, sent_initial), READONLY,
      PyDoc_STR("Server: the initial metadata is out.")},
@@ -572,6 +595,8 @@ static PyMemberDef call_members[] = {
      PyDoc_STR("Details of the status.")},
     {"entry", T_OBJECT, offsetof(Call, entry), READONLY,
      PyDoc_STR("Server: the method's handler.")},
+    {"waiter", T_OBJECT, offsetof(Call, waiter), 0,
+     PyDoc_STR("A future of the event loop, which poll resolves when the call is done.")},
     {"user_code", T_OBJECT, offsetof(Call, user_code), 0, PyDoc_STR("Set by the handler.")},
     {"user_details", T_OBJECT, offsetof(Call, user_details), 0, PyDoc_STR("Set by the handler.")},
     {"user_trailing", T_OBJECT, offsetof(Call, user_trailing), 0, PyDoc_STR("Set by the handler.")},

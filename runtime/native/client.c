@@ -128,17 +128,44 @@ static PyObject *channel_cancel_all(Channel *channel, PyObject *args)
             Call *call = link->calls[index];
             if (call != NULL && call->owner == (PyObject *)channel) {
                 Py_INCREF((PyObject *)call);
+                call->cancelled = code == STATUS_CANCELLED;
                 client_cancel(call, code, details);
                 Py_DECREF((PyObject *)call);
             }
         }
         for (Call *call = link->stalled; call != NULL; call = call->stalled_next) {
-            if (!call->started && call->owner == (PyObject *)channel)
+            if (!call->started && call->owner == (PyObject *)channel) {
+                call->cancelled = code == STATUS_CANCELLED;
                 client_cancel(call, code, details);
+            }
         }
         Py_DECREF((PyObject *)link);
     }
     Py_RETURN_NONE;
+}
+
+/* This channel's open calls; others may share its links. */
+static PyObject *channel_calls(Channel *channel, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *calls = PyList_New(0);
+
+    for (Py_ssize_t i = PyList_Size(channel->links); calls != NULL && i-- > 0;) {
+        Link *link = (Link *)PyList_GetItem(channel->links, i);
+        if (TYPE_OF(link) != Link_Type)
+            continue;
+        for (uint32_t index = 0; index < ZH_CALLS && calls != NULL; index++) {
+            Call *call = link->calls[index];
+            if (call != NULL && call->owner == (PyObject *)channel &&
+                PyList_Append(calls, (PyObject *)call) != 0)
+                Py_CLEAR(calls);
+        }
+        for (Call *call = link->stalled; call != NULL && calls != NULL; call = call->stalled_next) {
+            if (!call->started && call->owner == (PyObject *)channel &&
+                PyList_Append(calls, (PyObject *)call) != 0)
+                Py_CLEAR(calls);
+        }
+    }
+    return calls;
 }
 
 static PyObject *channel_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -455,6 +482,8 @@ static void unary_dealloc(UnaryUnary *self)
 static PyMethodDef channel_methods[] = {
     {"pick", (PyCFunction)channel_pick, METH_NOARGS,
      PyDoc_STR("pick()\n--\n\nThe next live link, or None.")},
+    {"calls", (PyCFunction)channel_calls, METH_NOARGS,
+     PyDoc_STR("calls()\n--\n\nThis channel's open calls.")},
     {"cancel_all", (PyCFunction)channel_cancel_all, METH_VARARGS,
      PyDoc_STR("cancel_all(code, details)\n--\n\nEnd this channel's calls.")},
     {NULL, NULL, 0, NULL},

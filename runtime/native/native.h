@@ -115,7 +115,8 @@ struct Call {
     bool got_end; /* the peer sends no more messages */
     bool sent_initial;
     bool got_initial;
-    bool cancelled;  /* server: the client gave up, the deadline passed or the link died */
+    bool cancelled;  /* server: the client gave up, the deadline passed or the link died;
+                        client: given up here */
     bool flushing;   /* a thread is copying the outbox, without the GIL */
     bool finishing;  /* server: likewise the last message */
     bool running;    /* server: counts in server->running */
@@ -136,6 +137,7 @@ struct Call {
     PyObject *trailing_raw;
     PyObject *details;   /* str */
     PyObject *on_event;  /* callable(events) */
+    PyObject *waiter;    /* a future of the event loop, to be resolved when the call is done */
     PyObject *owner;     /* client: the Channel, until done */
     PyObject *entry;     /* server: the handler (a tuple) or None */
     PyObject *user_code; /* server: what the handler set */
@@ -230,6 +232,7 @@ struct Server {
     PyObject *on_call;
     PyObject *conclude;
     PyObject *on_idle;
+    PyObject *on_cancel;
     PyObject *allow_uids;
 };
 
@@ -363,6 +366,8 @@ void server_resume(Server *server);
 void server_accept(Server *server);
 /* The handler of a call has returned; the status has been posted. */
 void server_call_retired(Call *call);
+/* The call has ended before its handler. */
+void server_call_cancelled(Call *call);
 void server_call_closed(Call *call);
 /* A new call from a client: 0, or a status code with *why. */
 int server_admit(Server *server, Link *link, const char **why);

@@ -161,6 +161,28 @@ void pump_push_event(Pump *pump, Call *call)
     pump_kick(pump);
 }
 
+/* Resolve the future that waits for the end of a call, unless it has been cancelled. */
+static void resolve(Call *call)
+{
+    static PyObject *done, *set_result;
+    PyObject *waiter = call->waiter;
+
+    call->waiter = NULL;
+    if (done == NULL)
+        done = PyUnicode_InternFromString("done");
+    if (set_result == NULL)
+        set_result = PyUnicode_InternFromString("set_result");
+    PyObject *result = PyObject_CallMethodObjArgs(waiter, done, NULL);
+    if (result == Py_False) {
+        Py_DECREF(result);
+        result = PyObject_CallMethodObjArgs(waiter, set_result, Py_None, NULL);
+    }
+    if (result == NULL)
+        PyErr_WriteUnraisable(waiter);
+    Py_XDECREF(result);
+    Py_DECREF(waiter);
+}
+
 void pump_run_events(Pump *pump)
 {
     /* Only what is there now: callbacks that make events shall not keep us for ever. */
@@ -175,6 +197,8 @@ void pump_run_events(Pump *pump)
         call->queued_event = false;
         uint32_t events = call->events;
         call->events = 0;
+        if (call->waiter != NULL && call->done)
+            resolve(call);
         PyObject *on_event = call->on_event;
         if (on_event != NULL && events != 0) {
             Py_INCREF(on_event);
@@ -186,6 +210,10 @@ void pump_run_events(Pump *pump)
             Py_XDECREF(result);
             Py_XDECREF(mask);
             Py_DECREF(on_event);
+        }
+        if (pump->aio && call->done && call->pinned) {
+            call->pinned = false;
+            Py_DECREF((PyObject *)call); /* not the last reference: the list has one */
         }
         Py_DECREF((PyObject *)call);
     }
@@ -289,6 +317,10 @@ static int pump_traverse(Pump *pump, visitproc visit, void *arg)
         Py_VISIT(pump->links[i]);
     for (uint32_t i = 0; i < pump->listener_count; i++)
         Py_VISIT(pump->listeners[i]);
+    for (Call *call = pump->calls; call != NULL; call = call->next)
+        Py_VISIT(call);
+    for (Call *call = pump->events; call != NULL; call = call->event_next)
+        Py_VISIT(call);
     return 0;
 }
 
@@ -307,6 +339,14 @@ static int pump_clear(Pump *pump)
     Call *call;
     while ((call = pump_pop_call(pump)) != NULL)
         Py_DECREF((PyObject *)call);
+    while ((call = pump->events) != NULL) {
+        pump->events = call->event_next;
+        if (pump->events == NULL)
+            pump->events_tail = &pump->events;
+        call->event_next = NULL;
+        call->queued_event = false;
+        Py_DECREF((PyObject *)call);
+    }
     return 0;
 }
 

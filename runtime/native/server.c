@@ -104,6 +104,18 @@ void server_call_closed(Call *call)
     }
 }
 
+void server_call_cancelled(Call *call)
+{
+    Server *server = call->server;
+
+    if (server == NULL || server->on_cancel == NULL)
+        return;
+    PyObject *result = PyObject_CallFunctionObjArgs(server->on_cancel, (PyObject *)call, NULL);
+    if (result == NULL)
+        PyErr_WriteUnraisable(server->on_cancel);
+    Py_XDECREF(result);
+}
+
 static PyObject *server_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     PyObject *pump;
@@ -135,6 +147,7 @@ static int server_traverse(Server *server, visitproc visit, void *arg)
     Py_VISIT(server->on_call);
     Py_VISIT(server->conclude);
     Py_VISIT(server->on_idle);
+    Py_VISIT(server->on_cancel);
     return 0;
 }
 
@@ -147,6 +160,7 @@ static int server_clear(Server *server)
     Py_CLEAR(server->on_call);
     Py_CLEAR(server->conclude);
     Py_CLEAR(server->on_idle);
+    Py_CLEAR(server->on_cancel);
     return 0;
 }
 
@@ -379,6 +393,9 @@ static PyMemberDef server_members[] = {
          "serializer (2), or a response (3) to be sent with what the handler has set.")},
     {"on_idle", T_OBJECT, offsetof(Server, on_idle), 0,
      PyDoc_STR("on_idle(): the last call has ended after stop.")},
+    {"on_cancel", T_OBJECT, offsetof(Server, on_cancel), 0,
+     PyDoc_STR("on_cancel(call): the client has given up, the deadline has passed or the link has "
+               "ended.")},
     {"allow_uids", T_OBJECT, offsetof(Server, allow_uids), 0, PyDoc_STR("Tuple of further uids.")},
     {"max_running", T_LONGLONG, offsetof(Server, max_running), 0,
      PyDoc_STR("maximum_concurrent_rpcs, -1 for no limit.")},

@@ -1,0 +1,460 @@
+"""Channels: grpc.aio.Channel over shared memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import weakref
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from zerohop._native import Channel as NativeChannel
+from zerohop.address import Target
+from zerohop.aio.calls import (
+    LOCALLY_CANCELLED,
+    NativeCall,
+    StreamStreamCall,
+    StreamUnaryCall,
+    UnaryStreamCall,
+    UnaryUnaryCall,
+)
+from zerohop.aio.connector import Connector, Waiting
+from zerohop.aio.interceptors import (
+    Chains,
+    Intercepted,
+    InterceptedStreamStreamCall,
+    InterceptedStreamUnaryCall,
+    InterceptedUnaryStreamCall,
+    InterceptedUnaryUnaryCall,
+)
+from zerohop.aio.signals import working_loop
+from zerohop.calls import BAD_REQUEST, Deserializer, Serializer, deadline_after, report
+from zerohop.links import Links, route_of
+from zerohop.options import ChannelArguments, parse
+from zerohop.pumps import LoopPump, loop_pump
+from zerohop.status import NUMBERS
+
+_CANCELLED = NUMBERS[grpc.StatusCode.CANCELLED]
+_INTERNAL = NUMBERS[grpc.StatusCode.INTERNAL]
+_READY = grpc.ChannelConnectivity.READY
+_SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
+
+# grpcio's words.
+_CLOSED = "Channel is closed."
+_NO_CREDENTIALS = "Call credentials are only valid on secure channels"
+
+
+class Core:
+    """What a channel and its multicallables share; bound to an event loop at its first use."""
+
+    loop: asyncio.AbstractEventLoop
+    pump: LoopPump
+    links: Links
+    connector: Connector
+
+    def __init__(self, target: Target, options: ChannelArguments | None) -> None:
+        self._target = target
+        self._options = parse(options)
+        self.native: NativeChannel | None = None
+        self.closed = False
+        self.wants_connection = False
+
+    def bind(self) -> NativeChannel:
+        """The native channel, on the loop that runs or is set for this thread."""
+        if self.native is None:
+            self.loop = working_loop()
+            self.pump = loop_pump(self.loop)
+            self.links = Links(self.pump.pump, route_of(self._target), self._options)
+            self.connector = Connector(self.links, self.pump, self.loop)
+            self.native = self.links.channel
+        return self.native
+
+    def begin(
+        self,
+        call: NativeCall,
+        method: str,
+        message: bytes | None,
+        timeout: float | None,
+        metadata: Any,
+        credentials: Any,
+        wait_for_ready: bool | None,
+        pinned: bool,
+    ) -> int:
+        """Start a call, or have it wait for a link. Returns its deadline, 0 for none."""
+        native = self.native
+        assert native is not None
+        call.links = self.links
+        call.max_receive = native.max_receive
+        call.max_send = native.max_send
+        deadline = 0 if timeout is None else deadline_after(timeout)
+        end = message is not None
+        link = native.pick()
+        if link is not None:
+            call.begin(native, link, method, message, metadata, deadline, end, pinned)
+            self.pump.expect()
+        else:
+            call.connecting = True
+            arguments = (method, message, metadata, deadline, end, pinned)
+            self.connector.add(Waiting(call, deadline, bool(wait_for_ready), arguments))
+        return deadline
+
+    def check(self, credentials: Any) -> None:
+        if self.closed:
+            raise grpc.aio.UsageError(_CLOSED)
+        if credentials is not None:
+            raise grpc.aio.UsageError(_NO_CREDENTIALS)
+        if self.native is None:
+            self.bind()
+
+
+class _Method:
+    """What the multicallables of the four kinds share."""
+
+    _intercepted: type[Any]
+
+    def __init__(
+        self,
+        core: Core,
+        method: str,
+        serializer: Serializer,
+        deserializer: Deserializer,
+        interceptors: Sequence[Any],
+        active: weakref.WeakSet[Intercepted],
+    ) -> None:
+        self._active = active
+        self.core = core
+        self.method = method
+        self._serializer = serializer
+        self._deserializer = deserializer
+        self._interceptors = interceptors
+
+    def _serialize(self, call: NativeCall, request: Any) -> bytes | None:
+        """The request's bytes; None when the serializer raised, which ends the call."""
+        if self._serializer is None:
+            return request  # type: ignore[no-any-return]
+        try:
+            return self._serializer(request)
+        except Exception as error:
+            report(error, BAD_REQUEST)
+            call.end(_INTERNAL, BAD_REQUEST)
+            return None
+
+    def invoke(
+        self,
+        method: str,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: Any,
+        wait_for_ready: bool | None,
+    ) -> Any:
+        """Make the call, past the interceptors."""
+        raise NotImplementedError
+
+    def _call(
+        self,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: Any,
+        wait_for_ready: bool | None,
+    ) -> Any:
+        if not self._interceptors:
+            return self.invoke(self.method, request, timeout, metadata, credentials, wait_for_ready)
+        core = self.core
+        core.check(None)
+        call: Intercepted = self._intercepted(
+            self,
+            self.method,
+            self._interceptors,
+            core.loop,
+            request,
+            timeout,
+            metadata,
+            credentials,
+            wait_for_ready,
+        )
+        self._active.add(call)
+        return call
+
+
+class _UnaryUnary(_Method, grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
+    _intercepted = InterceptedUnaryUnaryCall
+
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        return self._call(request, timeout, metadata, credentials, wait_for_ready)
+
+    def invoke(
+        self,
+        method: str,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: Any,
+        wait_for_ready: bool | None,
+    ) -> UnaryUnaryCall:
+        core = self.core
+        core.check(credentials)
+        call = UnaryUnaryCall()
+        call._loop = core.loop
+        call._pump = core.pump
+        call._deserializer = self._deserializer
+        message = self._serialize(call, request)
+        if message is not None:
+            call._deadline = core.begin(
+                call, method, message, timeout, metadata, credentials, wait_for_ready, True
+            )
+        return call
+
+
+class _UnaryStream(_Method, grpc.aio.UnaryStreamMultiCallable[Any, Any]):
+    _intercepted = InterceptedUnaryStreamCall
+
+    def __call__(
+        self,
+        request: Any,
+        *,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        return self._call(request, timeout, metadata, credentials, wait_for_ready)
+
+    def invoke(
+        self,
+        method: str,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: Any,
+        wait_for_ready: bool | None,
+    ) -> UnaryStreamCall:
+        core = self.core
+        core.check(credentials)
+        call = UnaryStreamCall(core.loop, core.pump, self._deserializer)
+        native = call._native
+        message = self._serialize(native, request)
+        if message is not None:
+            call._deadline = core.begin(
+                native, method, message, timeout, metadata, credentials, wait_for_ready, False
+            )
+        return call
+
+
+class _StreamUnary(_Method, grpc.aio.StreamUnaryMultiCallable[Any, Any]):
+    _kind: Any = StreamUnaryCall
+    _intercepted = InterceptedStreamUnaryCall
+
+    def __call__(
+        self,
+        request_iterator: Any = None,
+        timeout: float | None = None,
+        metadata: Any = None,
+        credentials: Any = None,
+        wait_for_ready: bool | None = None,
+        compression: Any = None,
+    ) -> Any:
+        return self._call(request_iterator, timeout, metadata, credentials, wait_for_ready)
+
+    def invoke(
+        self,
+        method: str,
+        request: Any,
+        timeout: float | None,
+        metadata: Any,
+        credentials: Any,
+        wait_for_ready: bool | None,
+    ) -> Any:
+        core = self.core
+        core.check(credentials)
+        call = self._kind(core.loop, core.pump, self._deserializer)
+        call._deadline = core.begin(
+            call._native, method, None, timeout, metadata, credentials, wait_for_ready, False
+        )
+        call.feed(request, self._serializer)
+        return call
+
+
+class _StreamStream(_StreamUnary, grpc.aio.StreamStreamMultiCallable[Any, Any]):
+    _kind = StreamStreamCall
+    _intercepted = InterceptedStreamStreamCall
+
+
+class Channel(grpc.aio.Channel):
+    """A channel to the servers of a `shm:` or `zerohop:///` target; made by `insecure_channel`."""
+
+    def __init__(
+        self,
+        target: Target,
+        options: ChannelArguments | None,
+        interceptors: Sequence[Any] | None,
+    ) -> None:
+        self._chains = Chains(interceptors)
+        self._core = Core(target, options)
+        with contextlib.suppress(RuntimeError):
+            asyncio.get_running_loop()
+            self._core.bind()
+
+    async def __aenter__(self) -> Channel:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_val: BaseException | None,
+        exc_tb: TracebackType | None,
+    ) -> None:
+        await self.close(None)
+
+    async def close(self, grace: float | None = None) -> None:
+        core = self._core
+        if core.closed:
+            return
+        if grace and grace < 0:
+            raise ValueError(f"grace must be non-negative, got {grace}.")
+        core.closed = True
+        native = core.bind()
+        if grace:
+            open_calls = [
+                *(call for call in native.calls() if isinstance(call, NativeCall)),
+                *core.connector.calls(),
+            ]
+            waits = [core.loop.create_task(call.until_done(core.loop)) for call in open_calls]
+            if waits:
+                await asyncio.wait(waits, timeout=grace)
+                for wait in waits:
+                    wait.cancel()
+        for call in list(self._chains.active):
+            call.cancel()
+        native.cancel_all(_CANCELLED, LOCALLY_CANCELLED)
+        core.connector.close()
+        core.links.close()
+        core.pump.expect()
+
+    # --- connectivity --------------------------------------------------------------------------
+
+    def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
+        core = self._core
+        if core.closed:
+            return _SHUTDOWN
+        core.bind()
+        state = core.links.state()
+        if try_to_connect:
+            core.wants_connection = True
+            if state is not _READY:
+                core.connector.connect()
+        return state
+
+    async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
+        core = self._core
+        if core.closed:
+            if last_observed_state is _SHUTDOWN:
+                await core.loop.create_future()
+            return
+        core.bind()
+        loop, links = core.loop, core.links
+        changed = asyncio.Event()
+
+        def tell() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has been closed
+                loop.call_soon_threadsafe(changed.set)
+
+        links.watch(tell)
+        persistent = core.wants_connection and last_observed_state is not _READY
+        if persistent:
+            core.connector.persist(1)
+        try:
+            while links.state() is last_observed_state:
+                changed.clear()
+                await changed.wait()
+        finally:
+            links.unwatch(tell)
+            if persistent:
+                core.connector.persist(-1)
+
+    async def channel_ready(self) -> None:
+        state = self.get_state(try_to_connect=True)
+        while state is not _READY:
+            await self.wait_for_state_change(state)
+            state = self.get_state(try_to_connect=True)
+
+    # --- multicallables ------------------------------------------------------------------------
+
+    def unary_unary(
+        self,
+        method: str,
+        request_serializer: Serializer = None,
+        response_deserializer: Deserializer = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        return _UnaryUnary(
+            self._core,
+            method,
+            request_serializer,
+            response_deserializer,
+            self._chains.unary_unary,
+            self._chains.active,
+        )
+
+    def unary_stream(
+        self,
+        method: str,
+        request_serializer: Serializer = None,
+        response_deserializer: Deserializer = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        return _UnaryStream(
+            self._core,
+            method,
+            request_serializer,
+            response_deserializer,
+            self._chains.unary_stream,
+            self._chains.active,
+        )
+
+    def stream_unary(
+        self,
+        method: str,
+        request_serializer: Serializer = None,
+        response_deserializer: Deserializer = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        return _StreamUnary(
+            self._core,
+            method,
+            request_serializer,
+            response_deserializer,
+            self._chains.stream_unary,
+            self._chains.active,
+        )
+
+    def stream_stream(
+        self,
+        method: str,
+        request_serializer: Serializer = None,
+        response_deserializer: Deserializer = None,
+        _registered_method: bool | None = False,
+    ) -> Any:
+        return _StreamStream(
+            self._core,
+            method,
+            request_serializer,
+            response_deserializer,
+            self._chains.stream_stream,
+            self._chains.active,
+        )

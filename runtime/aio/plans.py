@@ -1,0 +1,53 @@
+"""Which way a handler is run: asynchronous ones in the loop, others in a pool."""
+
+from __future__ import annotations
+
+import inspect
+from concurrent import futures
+from typing import Any
+
+import grpc
+
+from zerohop.aio.handling import Plan, Run, run_generator, run_stream_unary, run_unary, run_writer
+from zerohop.aio.migration import run_sync_stream, run_sync_unary
+
+
+def _is_coroutine_function(behavior: Any) -> bool:
+    return inspect.iscoroutinefunction(behavior) or inspect.iscoroutinefunction(
+        getattr(behavior, "__call__", None)  # noqa: B004 - an object whose __call__ is async
+    )
+
+
+def _is_generator_function(behavior: Any) -> bool:
+    return inspect.isasyncgenfunction(behavior) or inspect.isasyncgenfunction(
+        getattr(behavior, "__call__", None)  # noqa: B004
+    )
+
+
+def plan(handler: grpc.RpcMethodHandler, pool: futures.Executor | None) -> Plan:
+    """How to run this handler; `pool` is for those that are not asynchronous."""
+    run: Run
+    if handler.response_streaming:
+        behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
+        if _is_generator_function(behavior):
+            run = run_generator
+        elif _is_coroutine_function(behavior):
+            run = run_writer
+        else:
+            run = run_sync_stream
+    else:
+        behavior = handler.stream_unary if handler.request_streaming else handler.unary_unary
+        if not _is_coroutine_function(behavior):
+            run = run_sync_unary
+        elif handler.request_streaming:
+            run = run_stream_unary
+        else:
+            run = run_unary
+    return Plan(
+        run,
+        behavior,
+        handler.request_deserializer,
+        handler.response_serializer,
+        bool(handler.request_streaming),
+        pool,
+    )

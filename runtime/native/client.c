@@ -73,6 +73,28 @@ static void freshen(Pump *pump)
     }
 }
 
+/*
+ * A loop polls between its callbacks only: what a server has said last, that it takes no more calls, may still
+ * lie in the ring.
+ */
+static void catch_up(Channel *channel)
+{
+    if (channel->pump->holder != NULL)
+        return;
+    for (Py_ssize_t i = PyList_Size(channel->links); i-- > 0;) {
+        if (i >= PyList_Size(channel->links))
+            continue; /* one that ended has taken itself out */
+        Link *link = (Link *)PyList_GetItem(channel->links, i);
+        if (TYPE_OF(link) == Link_Type && !link->dead && zh_link_ready(link->link)) {
+            Py_INCREF((PyObject *)link);
+            channel->pump->holder = channel;
+            link_dispatch(link);
+            channel->pump->holder = NULL;
+            Py_DECREF((PyObject *)link);
+        }
+    }
+}
+
 /* A live link, borrowed; NULL without an exception when there is none. */
 static Link *pick(Channel *channel)
 {
@@ -89,6 +111,8 @@ static Link *pick(Channel *channel)
     }
     if (count > 0)
         freshen(channel->pump);
+    if (channel->pump->aio)
+        catch_up(channel);
     count = PyList_Size(channel->links);
     for (Py_ssize_t i = 0; i < count; i++) {
         Py_ssize_t at = (channel->next + i) % count;

@@ -297,6 +297,7 @@ class _StreamResponse(_Stream):
     """Reading a stream of responses: by iteration or by read()."""
 
     _style = _ANY_STYLE
+    _drained = False  # nothing more to read
 
     def _use(self, style: int) -> None:
         if self._style == _ANY_STYLE:
@@ -315,6 +316,7 @@ class _StreamResponse(_Stream):
             await self._wait(EVENT_MESSAGE | EVENT_DONE)
             message = native.recv()
         if message is None or native.was_cancelled:
+            self._drained = True
             self._raise_for_status()
             raise StopAsyncIteration
         if self._deserializer is None:
@@ -325,7 +327,7 @@ class _StreamResponse(_Stream):
             self._broken_response(error)
 
     async def read(self) -> Any:
-        if not self._native.is_done:
+        if not self._drained:
             self._use(_READ_STYLE)
         try:
             return await self.__anext__()

@@ -1,7 +1,7 @@
 """The asyncio API: what grpc.aio offers, under the same names.
 
-The objects are grpc.aio's: a channel is a grpc.aio.Channel, an error a grpc.aio.AioRpcError. Objects of one event
-loop may only be used in its thread.
+The objects are grpc.aio's: a channel is a grpc.aio.Channel, an error a grpc.aio.AioRpcError.
+Objects of one event loop may only be used in its thread.
 
     from zerohop import aio
     async with aio.insecure_channel("zerohop:///greeter") as channel:
@@ -47,7 +47,6 @@ from grpc.aio import (
     init_grpc_aio,
     shutdown_grpc_aio,
 )
-
 from zerohop.address import parse_target
 from zerohop.aio import channel as _channel
 from zerohop.aio import server as _server
@@ -63,9 +62,10 @@ def insecure_channel(
 ) -> Channel:
     """A channel to `target`.
 
-    `shm:/path` and `zerohop:///name` go over shared memory; every other target is grpcio's. `options` are
-    grpcio's channel arguments, and `zerohop.allow_uids` (user ids that may be linked with beside our own);
-    those that mean nothing here are ignored. `compression` is accepted and ignored on shared memory.
+    `shm:/path` and `zerohop:///name` go over shared memory; every other target is grpcio's.
+    `options` are grpcio's channel arguments, and `zerohop.allow_uids` (user ids that may be linked
+    with beside our own); those that mean nothing here are ignored. `compression` is accepted and
+    ignored on shared memory.
     """
     parsed = parse_target(target)
     if parsed.native:

@@ -1,4 +1,4 @@
-"""What an interceptor's answer looks like when it is no call: a response, or an iterator of them."""
+"""An interceptor's answer that is no call: a response, or an iterator of them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The client's calls: grpc.aio's four kinds over `_native.ClientCall`.
 
-A unary call is the core's object itself, which runs whoever keeps it. A stream is a handle beside it: when
-the handle is dropped, so is the core's object, and with it the call.
+A unary call is the core's object itself, which runs whoever keeps it. A stream is a handle beside
+it: when the handle is dropped, so is the core's object, and with it the call.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
-
 from zerohop import log
 from zerohop._native import (
     EVENT_DONE,
@@ -54,7 +53,7 @@ class NativeCall(ClientCall):
     links: Links | None = None  # keeps the channel's links while the call is open
     failure: Exception | None = None  # what awaiting raises, when it is no status
     connecting = False
-    future: asyncio.Future[None] | None = None  # what the coroutines that await a unary call wait for
+    future: asyncio.Future[None] | None = None  # of those who await the response
 
     def begin(
         self,

@@ -11,7 +11,6 @@ from typing import Any
 
 import grpc
 import grpc.aio
-
 from zerohop._native import Channel as NativeChannel
 from zerohop.address import Target
 from zerohop.aio.calls import (
@@ -258,7 +257,7 @@ class _UnaryStream(_Method, grpc.aio.UnaryStreamMultiCallable[Any, Any]):
 
 class _StreamUnary(_Method, grpc.aio.StreamUnaryMultiCallable[Any, Any]):
     _kind: Any = StreamUnaryCall
-    _intercepted = InterceptedStreamUnaryCall
+    _intercepted: type[Any] = InterceptedStreamUnaryCall
 
     def __call__(
         self,

@@ -8,7 +8,6 @@ import threading
 from typing import Any
 
 import grpc
-
 from zerohop._native import ForkError, Link, now
 from zerohop.aio.calls import NativeCall
 from zerohop.links import RETRY_FIRST, RETRY_LAST, Links

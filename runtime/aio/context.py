@@ -8,7 +8,6 @@ from typing import Any, NoReturn
 
 import grpc
 import grpc.aio
-
 from zerohop import log
 from zerohop._native import EVENT_DONE, EVENT_MESSAGE, EVENT_WRITABLE, now
 from zerohop.aio.signals import Signals
@@ -26,7 +25,7 @@ EOF = grpc.aio.EOF
 
 
 def check_trailing(metadata: Any) -> None:
-    """Raise TypeError for what cannot be trailing metadata, when it is set and not when it is sent."""
+    """Raise TypeError for what cannot be trailing metadata: when it is set, not when it is sent."""
     if not hasattr(metadata, "__iter__") or isinstance(metadata, dict):
         raise TypeError(
             f"Invalid trailing metadata type, expected Iterable[MetadataType]: {metadata}"
@@ -43,7 +42,7 @@ def check_trailing(metadata: Any) -> None:
             raise TypeError(f"Invalid value type, expected str or bytes: {value!r}")
 
 
-class Context(CallContext, grpc.aio.ServicerContext[Any, Any]):
+class Context(CallContext, grpc.aio.ServicerContext[Any, Any]):  # type: ignore[misc]
     """The context of asynchronous handlers."""
 
     # Set for every call by the server, before the handler runs.
@@ -83,7 +82,7 @@ class Context(CallContext, grpc.aio.ServicerContext[Any, Any]):
             if self.abort_error is not None or self.is_done:
                 self.raise_for_termination()
             return EOF
-        return message if self.deserializer is None else self.deserializer(message)  # type: ignore[arg-type]
+        return message if self.deserializer is None else self.deserializer(message)
 
     async def write(self, message: Any) -> None:
         if self.abort_error is not None or self.is_done:

@@ -8,7 +8,6 @@ from concurrent import futures
 from typing import Any, NamedTuple
 
 import grpc.aio
-
 from zerohop import log
 from zerohop._native import EVENT_DONE, EVENT_MESSAGE, EVENT_WRITABLE
 from zerohop.aio.context import Context, Requests

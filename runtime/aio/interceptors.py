@@ -9,11 +9,10 @@ import asyncio
 import functools
 import weakref
 from collections.abc import AsyncIterator, Callable, Generator, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, cast
 
 import grpc
 import grpc.aio
-
 from zerohop._native import now
 from zerohop.aio.answers import (
     StreamStreamAnswer,
@@ -78,7 +77,7 @@ def as_metadata(metadata: Any) -> grpc.aio.Metadata:
 
 
 class Intercepted:
-    """A call that goes through interceptors: a task until they have made the call, then that call."""
+    """A call through interceptors: a task until they have made the call, then that call."""
 
     _hook: ClassVar[str]  # the method of the interceptors
 
@@ -100,7 +99,11 @@ class Intercepted:
         self._deadline = deadline_after(timeout)
         self._callbacks: list[Callable[[Any], None]] = []
         details = grpc.aio.ClientCallDetails(
-            method.encode(), timeout, as_metadata(metadata), credentials, wait_for_ready
+            cast(str, method.encode()),  # bytes in grpcio, whatever its types say
+            timeout,
+            as_metadata(metadata),
+            credentials,
+            wait_for_ready,
         )
         self._task: asyncio.Task[Any] = loop.create_task(
             self._run(0, details, self._requests_of(request))

@@ -11,7 +11,6 @@ from concurrent import futures
 from typing import Any, NoReturn
 
 import grpc
-
 from zerohop._native import EVENT_DONE, EVENT_WRITABLE
 from zerohop.aio.context import EOF, Context
 from zerohop.aio.handling import Plan, first_request, respond
@@ -37,7 +36,7 @@ def _in_loop(loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any
                 raise RuntimeError("the event loop of the server has been closed") from None
 
 
-class SyncContext(grpc.ServicerContext):  # type: ignore[misc]
+class SyncContext(grpc.ServicerContext):
     """grpc.ServicerContext for a handler in a pool, over the asyncio context of its call."""
 
     def __init__(self, context: Context) -> None:
@@ -46,10 +45,10 @@ class SyncContext(grpc.ServicerContext):  # type: ignore[misc]
     def is_active(self) -> bool:
         return not self._context.is_done
 
-    def time_remaining(self) -> float | None:
+    def time_remaining(self) -> float | None:  # type: ignore[override]
         return self._context.time_remaining()
 
-    def cancel(self) -> None:
+    def cancel(self) -> None:  # type: ignore[override]
         self._context.loop.call_soon_threadsafe(self._context.cancel_with, 1)
 
     def add_callback(self, callback: Callable[[], None]) -> bool:

@@ -7,7 +7,6 @@ from concurrent import futures
 from typing import Any
 
 import grpc
-
 from zerohop.aio.handling import Plan, Run, run_generator, run_stream_unary, run_unary, run_writer
 from zerohop.aio.migration import run_sync_stream, run_sync_unary
 
@@ -24,9 +23,10 @@ def _is_generator_function(behavior: Any) -> bool:
     )
 
 
-def plan(handler: grpc.RpcMethodHandler, pool: futures.Executor | None) -> Plan:
+def plan(handler: grpc.RpcMethodHandler[Any, Any], pool: futures.Executor | None) -> Plan:
     """How to run this handler; `pool` is for those that are not asynchronous."""
     run: Run
+    behavior: Any
     if handler.response_streaming:
         behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
         if _is_generator_function(behavior):

@@ -1,4 +1,4 @@
-"""Servers: grpc.aio.Server over shared memory, and beside it over grpcio for every other address."""
+"""Servers: grpc.aio.Server over shared memory, and over grpcio for every other address."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import asyncio
 import contextlib
 import contextvars
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
 import grpc
 import grpc.aio
-
 from zerohop import _native, log
 from zerohop.address import parse_target
 from zerohop.aio.context import Context
@@ -216,8 +215,8 @@ class Core:
 class Server(grpc.aio.Server):
     """A server on `shm:` and `zerohop:///` addresses, and on any other through grpcio.
 
-    One handler table serves them all. Handlers run in the event loop; those that are not asynchronous, in
-    `migration_thread_pool` or, without one, in the loop's default executor.
+    One handler table serves them all. Handlers run in the event loop; those that are not
+    asynchronous, in `migration_thread_pool` or, without one, in the loop's default executor.
     """
 
     def __init__(
@@ -256,14 +255,14 @@ class Server(grpc.aio.Server):
             add(self._plain)
 
     def add_generic_rpc_handlers(
-        self, generic_rpc_handlers: Sequence[grpc.GenericRpcHandler]
+        self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]
     ) -> None:
         handlers = tuple(generic_rpc_handlers)
         self._core.handlers.add_generic(handlers)
         self._add(lambda server: server.add_generic_rpc_handlers(handlers))
 
     def add_registered_method_handlers(
-        self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler]
+        self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
         self._core.handlers.add_registered(service_name, method_handlers)
         self._add(
@@ -278,7 +277,7 @@ class Server(grpc.aio.Server):
         return self._plain
 
     def add_insecure_port(self, address: str) -> int:
-        """Listen on an address. Returns the port, 1 where there is none; RuntimeError if it cannot."""
+        """Listen on an address. Returns the port, 1 where there is none. Raises RuntimeError."""
         target = parse_target(address)
         try:
             if target.kind == "shm":

@@ -25,7 +25,7 @@ def working_loop() -> asyncio.AbstractEventLoop:
 
 
 class Signals:
-    """Who waits for the events of a call. It does not refer to the call: dropping that shall free it."""
+    """Who waits for the events of a call. Does not refer to the call: dropping that frees it."""
 
     __slots__ = ("_callbacks", "_loop", "_waiters")
 

@@ -31,8 +31,8 @@ void call_event(Call *call, uint32_t events)
     if (call->pump != NULL && call->pump->asleep_for == call)
         zh_pump_wake(call->pump->pump); /* what happened did not come through the pump */
     call->events |= events;
-    if (call->pump != NULL && (call->on_event != NULL ||
-                               (call->done && (call->waiter != NULL || call->pinned))))
+    if (call->pump != NULL &&
+        (call->on_event != NULL || (call->done && (call->waiter != NULL || call->pinned))))
         pump_push_event(call->pump, call);
 }
 

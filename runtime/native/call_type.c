@@ -580,8 +580,9 @@ static PyMemberDef call_members[] = {
      PyDoc_STR("CLOCK_MONOTONIC nanoseconds, 0 for none.")},
     {"is_done", T_BOOL, offsetof(Call, done), READONLY, PyDoc_STR("The status is known.")},
     {"was_cancelled", T_BOOL, offsetof(Call, cancelled), READONLY,
-     PyDoc_STR("Server: the client gave up, the deadline passed or the link ended. Client: given up "
-               "here.")},
+     PyDoc_STR(
+         "Server: the client gave up, the deadline passed or the link ended. Client: given up "
+         "here.")},
     {"got_end", T_BOOL, offsetof(Call, got_end), READONLY,
      PyDoc_STR("No more messages will come.")},
     {"got_initial", T_BOOL, offsetof(Call, got_initial), READONLY,

@@ -74,8 +74,8 @@ static void freshen(Pump *pump)
 }
 
 /*
- * A loop polls between its callbacks only: what a server has said last, that it takes no more calls, may still
- * lie in the ring.
+ * A loop polls between its callbacks only: what a server has said last, that it takes no more
+ * calls, may still lie in the ring.
  */
 static void catch_up(Channel *channel)
 {

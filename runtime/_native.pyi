@@ -47,8 +47,11 @@ class Pump:
         """
     def fileno(self) -> int:
         """The epoll descriptor, for an event loop."""
-    def poll(self) -> bool:
-        """One round for an event loop; whether to poll again soon (else watch fileno)."""
+    def poll(self, events: bool, /) -> bool:
+        """One round for an event loop; whether to poll again soon (else watch fileno).
+
+        `events`: fileno is readable.
+        """
     def expect(self) -> None:
         """For an event loop: something was posted, an answer is on its way; poll for a while."""
     def run(self) -> None:

@@ -43,8 +43,8 @@ class Guest(Protocol):
 class LoopPump:
     """A pump that an event loop polls, on any unmodified loop.
 
-    The epoll descriptor is one reader of the loop; for a while after the last progress the rings are
-    polled again at every turn of the loop, which is faster than a wake-up.
+    The epoll descriptor is one reader of the loop; for a while after the last progress the rings
+    are polled again at every turn of the loop, which is faster than a wake-up.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -52,16 +52,19 @@ class LoopPump:
         # The loop is not kept alive by us: it holds our callbacks.
         self._loop = weakref.ref(loop)
         self._scheduled = False
+        self._events = False  # the descriptor is readable
         self.guests: weakref.WeakSet[Guest] = weakref.WeakSet()
         loop.add_reader(self.pump.fileno(), self._readable)
 
     def _readable(self) -> None:
+        self._events = True
         if not self._scheduled:
             self._poll()
 
     def _poll(self) -> None:
         self._scheduled = False
-        if self.pump.poll():
+        events, self._events = self._events, False
+        if self.pump.poll(events):
             self._again()
 
     def _again(self) -> None:

@@ -413,10 +413,11 @@ static PyObject *pump_fileno(Pump *pump, PyObject *Py_UNUSED(ignored))
 }
 
 /*
- * One round for an event loop: deliver, run callbacks, hand new calls to their servers. Returns
- * whether the loop should call again soon; if not, the epoch is odd and the descriptor will tell.
+ * One round for an event loop: deliver, run callbacks, hand new calls to their servers. `events`: the
+ * descriptor is readable. Returns whether the loop should call again soon; if not, the epoch is odd
+ * and the descriptor will tell.
  */
-static PyObject *pump_poll(Pump *pump, PyObject *Py_UNUSED(ignored))
+static PyObject *pump_poll(Pump *pump, PyObject *events)
 {
     if (pump->fork_generation != zh_fork_now() || pump->closing)
         Py_RETURN_FALSE;
@@ -425,7 +426,9 @@ static PyObject *pump_poll(Pump *pump, PyObject *Py_UNUSED(ignored))
     pump->holder = pump;
     zh_pump_disarm(pump->pump);
     bool progress = zh_pump_ready(pump->pump);
-    pump_poll_events(pump);
+    /* A loop that polls busily looks at its descriptors itself: no system call for it here. */
+    if (events == Py_True)
+        pump_poll_events(pump);
     pump_dispatch(pump);
     pump->holder = NULL;
     uint64_t now = zh_now();
@@ -501,8 +504,8 @@ static PyMethodDef pump_methods[] = {
          "Raises OSError with a sentence for the user.")},
     {"fileno", (PyCFunction)pump_fileno, METH_NOARGS,
      PyDoc_STR("fileno()\n--\n\nThe epoll descriptor, for an event loop.")},
-    {"poll", (PyCFunction)pump_poll, METH_NOARGS,
-     PyDoc_STR("poll()\n--\n\nOne round for an event loop; whether to poll again soon.")},
+    {"poll", (PyCFunction)pump_poll, METH_O,
+     PyDoc_STR("poll(events)\n--\n\nOne round for an event loop; whether to poll again soon.")},
     {"expect", (PyCFunction)pump_expect, METH_NOARGS,
      PyDoc_STR("expect()\n--\n\nPoll for a while: an answer is on its way.")},
     {"run", (PyCFunction)pump_run, METH_NOARGS,

@@ -2,6 +2,7 @@
 #include "native.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -15,6 +16,9 @@ static PyObject *ForkError;
 
 /* How often a busy pump looks at its sockets, see wait.c. */
 #define EVENTS_EVERY_NS UINT64_C(2000000)
+
+/* A loop that has spun for so long in vain lets others run, if there are any. */
+#define YIELD_AFTER_NS UINT64_C(5000)
 
 int pump_check_fork(Pump *pump)
 {
@@ -260,6 +264,9 @@ void pump_remove_link(Pump *pump, Link *link)
 /* Deliver what every link has, and what time has brought. Only by the holder. */
 void pump_dispatch(Pump *pump)
 {
+    /* First, since what follows may set a timer, whose last ring must be taken before. */
+    if (zh_now() - pump->last_events > EVENTS_EVERY_NS)
+        pump_poll_events(pump);
     for (uint32_t i = pump->link_count; i-- > 0;) {
         /* A link that dies takes another one's place in the list; that one comes at the next call.
          */
@@ -273,8 +280,24 @@ void pump_dispatch(Pump *pump)
         }
     }
     expire(pump);
-    if (zh_now() - pump->last_events > EVENTS_EVERY_NS)
-        pump_poll_events(pump);
+}
+
+/*
+ * Slots that came free while the epoch was even rang nobody, and they make no link ready: look once
+ * more before the sleep. Returns whether that has helped anybody.
+ */
+static bool retry_stalled(Pump *pump)
+{
+    pump->holder = pump;
+    for (uint32_t i = pump->link_count; i-- > 0;) {
+        if (i < pump->link_count && pump->links[i]->stalled != NULL) {
+            Link *link = (Link *)Py_NewRef((PyObject *)pump->links[i]);
+            link_unstall(link);
+            Py_DECREF((PyObject *)link);
+        }
+    }
+    pump->holder = NULL;
+    return pump->events != NULL;
 }
 
 /* --- the type
@@ -443,7 +466,10 @@ static PyObject *pump_poll(Pump *pump, PyObject *events)
         pump->last_progress = now;
     if (pump->closing)
         Py_RETURN_FALSE;
-    if (pump->events != NULL || now - pump->last_progress < spin_limit() || zh_pump_arm(pump->pump))
+    if (!progress && now - pump->last_progress >= YIELD_AFTER_NS)
+        sched_yield();
+    if (pump->events != NULL || now - pump->last_progress < spin_limit() ||
+        zh_pump_arm(pump->pump) || retry_stalled(pump))
         Py_RETURN_TRUE;
     Py_RETURN_FALSE;
 }

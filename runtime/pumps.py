@@ -52,6 +52,7 @@ class LoopPump:
         # The loop is not kept alive by us: it holds our callbacks.
         self._loop = weakref.ref(loop)
         self._scheduled = False
+        self._pid = os.getpid()
         self._events = False  # the descriptor is readable
         self.guests: weakref.WeakSet[Guest] = weakref.WeakSet()
         loop.add_reader(self.pump.fileno(), self._readable)
@@ -81,11 +82,13 @@ class LoopPump:
             self._again()
 
     def close(self) -> None:
-        loop = self._loop()
-        if loop is not None and not loop.is_closed():
-            loop.remove_reader(self.pump.fileno())
-        for guest in list(self.guests):
-            guest.abandon()
+        # A forked child shares the loop's epoll set with its parent, and must leave it alone.
+        if self._pid == os.getpid():
+            loop = self._loop()
+            if loop is not None and not loop.is_closed():
+                loop.remove_reader(self.pump.fileno())
+            for guest in list(self.guests):
+                guest.abandon()
         self.pump.close()
 
     def __del__(self) -> None:

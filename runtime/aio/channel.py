@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
@@ -35,9 +36,10 @@ from zerohop.calls import BAD_REQUEST, Deserializer, Serializer, deadline_after,
 from zerohop.links import Links, route_of
 from zerohop.options import ChannelArguments, parse
 from zerohop.pumps import LoopPump, loop_pump
-from zerohop.status import NUMBERS
+from zerohop.status import FORKED, NUMBERS
 
 _CANCELLED = NUMBERS[grpc.StatusCode.CANCELLED]
+_FAILED_PRECONDITION = NUMBERS[grpc.StatusCode.FAILED_PRECONDITION]
 _INTERNAL = NUMBERS[grpc.StatusCode.INTERNAL]
 _READY = grpc.ChannelConnectivity.READY
 _SHUTDOWN = grpc.ChannelConnectivity.SHUTDOWN
@@ -58,6 +60,7 @@ class Core:
     def __init__(self, target: Target, options: ChannelArguments | None) -> None:
         self._target = target
         self._options = parse(options)
+        self._pid = os.getpid()
         self.native: NativeChannel | None = None
         self.closed = False
         self.wants_connection = False
@@ -95,6 +98,8 @@ class Core:
         if link is not None:
             call.begin(native, link, method, message, metadata, deadline, end, pinned)
             self.pump.expect()
+        elif self._pid != os.getpid():
+            call.end(_FAILED_PRECONDITION, FORKED)
         else:
             call.connecting = True
             arguments = (method, message, metadata, deadline, end, pinned)

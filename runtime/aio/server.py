@@ -64,6 +64,9 @@ class Core:
         native.on_cancel = self._on_cancel
         native.on_idle = self._check_end
 
+    def forked(self) -> bool:
+        return self._pid != os.getpid()
+
     # --- addresses -----------------------------------------------------------------------------
 
     def listen(self, path: str) -> None:
@@ -88,13 +91,14 @@ class Core:
             registration.commit([name])
 
     def _leave_addresses(self) -> None:
+        if self.forked():  # a child must not take the parent's addresses
+            return
         for registration in self._names.values():
             registration.close()
         self._names.clear()
-        if self._pid == os.getpid():  # a forked child's exit must not take the parent's socket
-            for path in self._paths:
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
+        for path in self._paths:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
         self._paths.clear()
 
     # --- serving -------------------------------------------------------------------------------
@@ -205,6 +209,8 @@ class Core:
 
     def abandon(self) -> None:
         """The loop has ended, or nobody has the server any more."""
+        if self.forked():
+            return
         if not self.stopping:
             self.stop_accepting()
         self.cancel_all()
@@ -332,7 +338,7 @@ class Server(grpc.aio.Server):
 
     def __del__(self) -> None:
         core = getattr(self, "_core", None)
-        if core is None or core.termination.done():
+        if core is None or core.termination.done() or core.forked():
             return
         with contextlib.suppress(RuntimeError):  # the loop has been closed
             core.loop.call_soon_threadsafe(core.abandon)

@@ -436,9 +436,9 @@ static PyObject *pump_fileno(Pump *pump, PyObject *Py_UNUSED(ignored))
 }
 
 /*
- * One round for an event loop: deliver, run callbacks, hand new calls to their servers. `events`: the
- * descriptor is readable. Returns whether the loop should call again soon; if not, the epoch is odd
- * and the descriptor will tell.
+ * One round for an event loop: deliver, run callbacks, hand new calls to their servers. `events`:
+ * the descriptor is readable. Returns whether the loop should call again soon; if not, the epoch is
+ * odd and the descriptor will tell.
  */
 static PyObject *pump_poll(Pump *pump, PyObject *events)
 {

@@ -64,9 +64,12 @@ static const uint8_t *resolve(struct zh_link *link, const struct zh_record *head
 
 static int violation(struct zh_link *link, const char *what)
 {
+    /* Closed by another thread meanwhile, zh_link_serve reads nothing more for us. */
+    bool closed = zh_link_state(link) == ZH_LINK_DEAD && !link->drain;
+
     zh_link_die(link, false, "the peer broke the protocol: %s", what);
     link->drain = false; /* if it was dead before: nothing more is delivered */
-    return -EPROTO;
+    return closed ? -EPIPE : -EPROTO;
 }
 
 int zh_link_next(struct zh_link *link, struct zh_received *received)

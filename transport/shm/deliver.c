@@ -23,8 +23,9 @@ bool zh_link_ready(const struct zh_link *link)
     if (state != ZH_LINK_OPEN)
         return state == ZH_LINK_DEAD;
     const struct zh_side *peer = zh_link_peer(link);
-    return atomic_load_explicit(&peer->head, memory_order_acquire) != link->tail ||
-           atomic_load_explicit(&peer->return_head, memory_order_acquire) != link->return_tail;
+    return atomic_load_explicit(&peer->head, memory_order_acquire) != zh_link_tail(&link->tail) ||
+           atomic_load_explicit(&peer->return_head, memory_order_acquire) !=
+               zh_link_tail(&link->return_tail);
 }
 
 /* Copy out of the peer's memory, once: the compiler may not read it again. */
@@ -84,13 +85,14 @@ int zh_link_next(struct zh_link *link, struct zh_received *received)
         uint64_t head = state == ZH_LINK_DEAD
                             ? link->drain_head
                             : atomic_load_explicit(&peer->head, memory_order_acquire);
-        if (head == link->tail)
+        uint64_t tail = zh_link_tail(&link->tail);
+        if (head == tail)
             return state == ZH_LINK_DEAD ? -EPIPE : 0;
-        uint64_t available = head - link->tail;
+        uint64_t available = head - tail;
         if (available > ZH_RING_SLOTS)
             return violation(link, "its head is outside what is possible");
 
-        uint32_t at = (uint32_t)(link->tail % ZH_RING_SLOTS);
+        uint32_t at = (uint32_t)(tail % ZH_RING_SLOTS);
         const uint8_t *slot = peer->slots + (size_t)at * ZH_SLOT;
         copy_once(header, slot, sizeof(*header));
         ZH_FAILPOINT(deliver_header_copied);
@@ -101,7 +103,7 @@ int zh_link_next(struct zh_link *link, struct zh_received *received)
             /* One, up to the ring's end: a peer must not keep us here with pads. */
             if (at + header->slots != ZH_RING_SLOTS)
                 return violation(link, "a pad inside the ring");
-            link->tail += header->slots;
+            zh_link_advance(&link->tail, header->slots);
             continue;
         }
         uint32_t allowed = link->client ? FROM_SERVER : FROM_CLIENT;
@@ -159,8 +161,8 @@ int zh_link_next(struct zh_link *link, struct zh_received *received)
 
 void zh_link_consume(struct zh_link *link, const struct zh_received *received)
 {
-    link->tail += received->header.slots;
-    if (link->tail - link->tail_published >= PUBLISH_EVERY)
+    zh_link_advance(&link->tail, received->header.slots);
+    if (zh_link_tail(&link->tail) - link->tail_published >= PUBLISH_EVERY)
         zh_link_flush(link);
 }
 
@@ -173,15 +175,16 @@ int zh_link_next_return(struct zh_link *link, struct zh_return *credit)
     if (zh_link_state(link) != ZH_LINK_OPEN)
         return 0;
     uint64_t head = atomic_load_explicit(&peer->return_head, memory_order_acquire);
-    if (head == link->return_tail)
+    uint64_t tail = zh_link_tail(&link->return_tail);
+    if (head == tail)
         return 0;
-    if (head - link->return_tail > ZH_RETURN_ENTRIES)
+    if (head - tail > ZH_RETURN_ENTRIES)
         return violation(link, "its return head is outside what is possible");
 
     pthread_mutex_lock(&link->lock);
-    while (result == 0 && link->return_tail != head) {
-        copy_once(credit, &peer->returns[link->return_tail % ZH_RETURN_ENTRIES], sizeof(*credit));
-        link->return_tail++;
+    while (result == 0 && tail != head) {
+        copy_once(credit, &peer->returns[tail % ZH_RETURN_ENTRIES], sizeof(*credit));
+        tail++;
         if (credit->kind == ZH_RETURN_LOAN) {
             struct zh_loan loan = {credit->value, (uint32_t)credit->object};
             if (credit->object > UINT32_MAX || zh_ledger_return(&link->ledger, loan) != 0)
@@ -195,7 +198,8 @@ int zh_link_next_return(struct zh_link *link, struct zh_return *credit)
     }
     if (taken > 0)
         zh_link_drop_segments(link);
-    atomic_store_explicit(&zh_link_own(link)->return_tail, link->return_tail, memory_order_release);
+    atomic_store_explicit(&link->return_tail, tail, memory_order_relaxed);
+    atomic_store_explicit(&zh_link_own(link)->return_tail, tail, memory_order_release);
     pthread_mutex_unlock(&link->lock);
     return result == -EPROTO ? violation(link, "a return of what was not lent") : result;
 }

@@ -422,10 +422,13 @@ static void serve_hello(struct zh_link *link, const struct zh_message *message)
         zh_link_die(link, false, "%s", why);
         return;
     }
-    uint32_t greeting = ZH_LINK_GREETING;
-    if (!atomic_compare_exchange_strong_explicit(&link->state, &greeting, ZH_LINK_OPEN,
-                                                 memory_order_release, memory_order_relaxed)) {
-        /* Closed by another thread meanwhile, which may not have seen the bell yet. */
+    pthread_mutex_lock(&link->lock);
+    bool closed = zh_link_state(link) != ZH_LINK_GREETING;
+    if (!closed)
+        atomic_store_explicit(&link->state, ZH_LINK_OPEN, memory_order_release);
+    pthread_mutex_unlock(&link->lock);
+    if (closed) {
+        /* By another thread meanwhile, which did not know of the bell. */
         if (link->bell >= 0)
             zh_pump_unwatch(link->pump, link->bell);
         return;

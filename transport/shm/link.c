@@ -176,14 +176,15 @@ static bool detaches(struct zh_link *link)
     return !was;
 }
 
-static void leave_pump(struct zh_link *link)
+static void leave_pump(struct zh_link *link, int bell)
 {
-    zh_pump_remove(link->pump, link->key, link->socket, link->pidfd, link->bell);
+    zh_pump_remove(link->pump, link->key, link->socket, link->pidfd, bell);
 }
 
 void zh_link_close(struct zh_link *link, const char *why)
 {
     bool linger = false, leave = false;
+    int bell = -1;
 
     if (link->fork_generation != zh_fork_now()) {
         /* An ancestor's: its descriptors are closed, its memory overlaid, its mutex perhaps held.
@@ -192,12 +193,16 @@ void zh_link_close(struct zh_link *link, const char *why)
         return;
     }
     pthread_mutex_lock(&link->lock);
-    if (zh_link_state(link) != ZH_LINK_DEAD) {
+    uint32_t state = zh_link_state(link);
+    /* While it is greeting, the bell and the ledger are its server's to set up (serve_hello). */
+    if (state != ZH_LINK_GREETING)
+        bell = link->bell;
+    if (state != ZH_LINK_DEAD) {
         snprintf(link->error, sizeof(link->error), "%s", why);
         mark_dead(link);
         /* What we lent stays the peer's until it ends its side too: it may be reading this moment.
          */
-        linger = !link->detached && link->ledger.open > 0;
+        linger = state == ZH_LINK_OPEN && !link->detached && link->ledger.open > 0;
         link->lingering = linger;
         shutdown(link->socket, linger ? SHUT_WR : SHUT_RDWR);
         ZH_FAILPOINT(close_socket_shut);
@@ -212,7 +217,7 @@ void zh_link_close(struct zh_link *link, const char *why)
     if (linger)
         zh_pump_linger(link->pump, link->key);
     if (leave)
-        leave_pump(link);
+        leave_pump(link, bell);
 }
 
 bool zh_link_linger(struct zh_link *link)
@@ -236,7 +241,7 @@ bool zh_link_linger(struct zh_link *link)
     bool leave = detaches(link);
     pthread_mutex_unlock(&link->lock);
     if (leave)
-        leave_pump(link);
+        leave_pump(link, link->bell);
     zh_link_unref(link);
     return false;
 }

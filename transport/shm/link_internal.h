@@ -52,10 +52,11 @@ struct zh_link {
     uint32_t sent[ZH_ARENA_SEGMENTS]; /* ids of our segments that the peer has; 0: free entry */
     _Atomic uint32_t given_back;      /* the arena's count when we last told the peer */
 
-    /* Consuming half. */
-    uint64_t tail;
+    /* Consuming half. The tails are atomic for zh_link_ready, which any thread may call; whoever
+     * holds the pump alone moves them. */
+    _Atomic uint64_t tail;
     uint64_t tail_published;
-    uint64_t return_tail;
+    _Atomic uint64_t return_tail;
     struct zh_peer_segment segments[ZH_ARENA_SEGMENTS];
 
     uint32_t *allow_uids;
@@ -64,6 +65,17 @@ struct zh_link {
     char peer_agent[ZH_AGENT_BYTES];
     char error[256];
 };
+
+static inline uint64_t zh_link_tail(const _Atomic uint64_t *tail)
+{
+    return atomic_load_explicit(tail, memory_order_relaxed);
+}
+
+/* Not a read-modify-write: there is one writer. */
+static inline void zh_link_advance(_Atomic uint64_t *tail, uint64_t by)
+{
+    atomic_store_explicit(tail, zh_link_tail(tail) + by, memory_order_relaxed);
+}
 
 static inline struct zh_side *zh_link_own(const struct zh_link *link)
 {

@@ -193,10 +193,11 @@ void zh_link_flush(struct zh_link *link)
 {
     struct zh_side *own = zh_link_own(link);
 
-    if (link->tail == link->tail_published)
+    uint64_t tail = zh_link_tail(&link->tail);
+    if (tail == link->tail_published)
         return;
-    link->tail_published = link->tail;
-    atomic_store_explicit(&own->tail, link->tail, memory_order_release);
+    link->tail_published = tail;
+    atomic_store_explicit(&own->tail, tail, memory_order_release);
     ZH_FAILPOINT(deliver_tail_released);
     atomic_thread_fence(memory_order_seq_cst);
     if ((atomic_load_explicit(&zh_link_peer(link)->want, memory_order_relaxed) & ZH_WANT_SPACE) !=

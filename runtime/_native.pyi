@@ -27,6 +27,12 @@ def set_loan_tracer(tracer: Callable[[], int] | None, /) -> None:
 def tune_malloc() -> bool:
     """Keep freed memory for large messages (mallopt); whether malloc took it."""
 
+class Disposable:
+    """A base class whose objects' `_dispose()` is called when they are dropped.
+
+    Unlike in `__del__`, a KeyboardInterrupt in it is not lost but raised by the next code that can.
+    """
+
 @final
 class Pump:
     """What one waiter polls: links, listening sockets, deadlines.

@@ -12,7 +12,14 @@ from typing import Any, NoReturn
 
 import grpc
 from zerohop import log
-from zerohop._native import EVENT_DONE, EVENT_INITIAL, EVENT_WRITABLE, ClientCall, now
+from zerohop._native import (
+    EVENT_DONE,
+    EVENT_INITIAL,
+    EVENT_WRITABLE,
+    ClientCall,
+    Disposable,
+    now,
+)
 from zerohop.links import Links
 from zerohop.status import CODES, NUMBERS, Metadata, Metadatum, Outcome
 
@@ -48,7 +55,7 @@ def deadline_after(timeout: float | None) -> int:
     return max(1, now() + int(timeout * 1e9))
 
 
-class _MultiThreadedRendezvous(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
+class _MultiThreadedRendezvous(Disposable, grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
     """A call under way, its future, and the error that it may end with; the name is grpcio's.
 
     `call` is the native call. Dropping this object gives the call up, unless callbacks are waiting.
@@ -198,7 +205,7 @@ class _MultiThreadedRendezvous(grpc.RpcError, grpc.Call, grpc.Future):  # type: 
                 report(error, "Exception deserializing message!")
                 self._local = (grpc.StatusCode.INTERNAL, BAD_RESPONSE)
 
-    def __del__(self) -> None:
+    def _dispose(self) -> None:
         if not self.call.is_done:
             self.call.cancel_with(_CANCELLED, "Cancelled upon garbage collection!")
 

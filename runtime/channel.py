@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import grpc
-from zerohop._native import ClientCall, ForkError, Link, UnaryUnary
+from zerohop._native import ClientCall, Disposable, ForkError, Link, UnaryUnary
 from zerohop.address import Target
 from zerohop.calls import (
     BAD_REQUEST,
@@ -374,7 +374,7 @@ class _Subscriptions:
                 report(error, "a connectivity callback raised")
 
 
-class Channel(grpc.Channel):  # type: ignore[misc]
+class Channel(Disposable, grpc.Channel):  # type: ignore[misc]
     """A channel to the servers of a `shm:` or `zerohop:///` target; made by `insecure_channel`."""
 
     def __init__(self, target: Target, options: ChannelArguments | None) -> None:
@@ -456,7 +456,7 @@ class Channel(grpc.Channel):  # type: ignore[misc]
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
+    def _dispose(self) -> None:
         subscriptions = getattr(self, "_subscriptions", None)
         if subscriptions is not None:
             subscriptions.clear()

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import grpc
 from zerohop import log
-from zerohop._native import Channel, ForkError, Link, Pump
+from zerohop._native import Channel, Disposable, ForkError, Link, Pump
 from zerohop.address import Target
 from zerohop.options import Options
 from zerohop.registry import Registry
@@ -109,7 +109,7 @@ def _forget() -> None:
 os.register_at_fork(after_in_child=_forget)
 
 
-class Links:
+class Links(Disposable):
     """The links of one channel, kept in a native Channel from which calls pick.
 
     Thread-safe. `connect` blocks; everything else returns at once.
@@ -301,7 +301,7 @@ class Links:
             self.channel.links.clear()
         self._tell()
 
-    def __del__(self) -> None:
+    def _dispose(self) -> None:
         try:
             self.close()
         except Exception:  # the interpreter is on its way out

@@ -27,6 +27,9 @@ _log = log.logger("server")
 # For streaming handlers of a server without a pool: they block, so they need threads.
 STREAM_THREADS = 32
 
+# A thread that waits for the end of a server looks this often whether a signal has come.
+SIGNALS = 0.2
+
 _INTERNAL = grpc.StatusCode.INTERNAL
 _UNKNOWN = grpc.StatusCode.UNKNOWN
 
@@ -420,7 +423,7 @@ def _may_poll(pool: futures.Executor, native: _native.Server) -> Callable[[], bo
 _stop_at_exit: weakref.WeakSet[Core] = weakref.WeakSet()
 
 
-class Server(grpc.Server):  # type: ignore[misc]
+class Server(_native.Disposable, grpc.Server):  # type: ignore[misc]
     """A server on `shm:` and `zerohop:///` addresses, and on any other through grpcio.
 
     One handler table serves them all. Without a thread pool, unary handlers run in the thread that polls:
@@ -524,9 +527,10 @@ class Server(grpc.Server):  # type: ignore[misc]
     def wait_for_termination(self, timeout: float | None = None) -> bool:
         """Block until the server has stopped. Returns whether that timed out."""
         end = None if timeout is None else time.monotonic() + timeout
-        # In steps, so that signals are handled and a plain server beside us is seen to stop.
+        # In steps: a signal that comes just before the thread sleeps, or that another thread takes,
+        # does not end the sleep.
         while not self._core.termination.wait(
-            3600 if end is None else max(0.0, end - time.monotonic())
+            SIGNALS if end is None else min(SIGNALS, max(0.0, end - time.monotonic()))
         ):
             if end is not None and time.monotonic() >= end:
                 return True
@@ -538,7 +542,7 @@ class Server(grpc.Server):  # type: ignore[misc]
             )
         return False
 
-    def __del__(self) -> None:
+    def _dispose(self) -> None:
         core = getattr(self, "_core", None)
         if core is not None and not core.termination.is_set():
             with contextlib.suppress(Exception):

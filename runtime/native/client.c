@@ -106,7 +106,7 @@ static Link *pick(Channel *channel)
         channel->next_refresh = zh_now() + REFRESH_NS;
         PyObject *result = PyObject_CallNoArgs(channel->refresh);
         if (result == NULL)
-            PyErr_WriteUnraisable(channel->refresh);
+            write_unraisable(channel->refresh);
         Py_XDECREF(result);
     }
     if (count > 0)
@@ -308,7 +308,7 @@ static void report(Channel *channel, const char *text)
                                ? NULL
                                : PyObject_CallFunctionObjArgs(channel->report, value, words, NULL);
         if (result == NULL)
-            PyErr_WriteUnraisable(channel->report);
+            write_unraisable(channel->report);
         Py_XDECREF(result);
         Py_XDECREF(words);
     }

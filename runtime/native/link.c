@@ -401,7 +401,7 @@ static void deliver_call(Link *link, const struct zh_received *received)
     }
     Call *call = (Call *)PyObject_CallNoArgs(server->call_type);
     if (call == NULL) {
-        PyErr_WriteUnraisable(server->call_type);
+        write_unraisable(server->call_type);
         link_refuse_call(link, header->call, STATUS_INTERNAL, "the server could not take the call");
         Py_DECREF(method);
         Py_XDECREF(raw);
@@ -550,7 +550,7 @@ void link_close(Link *link, int code, const char *why)
         link->on_dead = NULL;
         PyObject *result = PyObject_CallNoArgs(on_dead);
         if (result == NULL)
-            PyErr_WriteUnraisable(on_dead);
+            write_unraisable(on_dead);
         Py_XDECREF(result);
         Py_DECREF(on_dead);
     }

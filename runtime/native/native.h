@@ -260,6 +260,15 @@ PyObject *metadata_decode(PyObject *raw, int section, PyObject *make);
 /* The text of the first entry of a section: new reference, or NULL without an exception. */
 PyObject *metadata_text(const uint8_t *data, size_t bytes, int section);
 
+/* interrupt.c */
+int interrupt_init(PyObject *module);
+/* Does this thread run Python's signal handlers? In a forked child it is the one that forked. */
+bool in_main_thread(void);
+/* Has Ctrl-C come since the last look? The next PyErr_CheckSignals raises it. */
+bool interrupt_pending(void);
+/* PyErr_WriteUnraisable, but a Ctrl-C is raised again by the next code that can. */
+void write_unraisable(PyObject *where);
+
 /* queue.c */
 int queue_push(Queue *queue, PyObject *item); /* steals item, also on error */
 PyObject *queue_pop(Queue *queue);            /* NULL: empty */

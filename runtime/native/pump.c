@@ -210,7 +210,7 @@ void pump_run_events(Pump *pump)
             PyObject *result =
                 mask == NULL ? NULL : PyObject_CallFunctionObjArgs(on_event, mask, NULL);
             if (result == NULL)
-                PyErr_WriteUnraisable(on_event);
+                write_unraisable(on_event);
             Py_XDECREF(result);
             Py_XDECREF(mask);
             Py_DECREF(on_event);

@@ -26,7 +26,7 @@ static PyObject *fast_entry(Call *call)
             return NULL;
         PyObject *entry = PyObject_CallFunctionObjArgs(server->resolve, call->method, NULL);
         if (entry == NULL) {
-            PyErr_WriteUnraisable(server->resolve);
+            write_unraisable(server->resolve);
             return NULL;
         }
         PyObject *old = call->entry;
@@ -49,7 +49,7 @@ static void conclude(Call *call, int stage, PyObject *value)
         PyObject *result =
             PyObject_CallFunctionObjArgs(conclude_in_python, (PyObject *)call, number, value, NULL);
         if (result == NULL)
-            PyErr_WriteUnraisable(conclude_in_python);
+            write_unraisable(conclude_in_python);
         Py_XDECREF(result);
     }
     Py_XDECREF(number);
@@ -164,7 +164,7 @@ static void run_call(Call *call)
     if (on_call != NULL)
         result = PyObject_CallFunctionObjArgs(on_call, (PyObject *)call, NULL);
     if (result == NULL) {
-        PyErr_WriteUnraisable(on_call);
+        write_unraisable(on_call);
         server_finish(call, STATUS_INTERNAL, "the server could not run the handler", NULL, NULL);
         server_call_retired(call);
     }

@@ -99,7 +99,7 @@ void server_call_closed(Call *call)
     if (server->open == 0 && server->stopping && server->on_idle != NULL) {
         PyObject *result = PyObject_CallNoArgs(server->on_idle);
         if (result == NULL)
-            PyErr_WriteUnraisable(server->on_idle);
+            write_unraisable(server->on_idle);
         Py_XDECREF(result);
     }
 }

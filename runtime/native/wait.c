@@ -34,7 +34,22 @@
  * that nobody may be waiting for. */
 #define PARK_NS UINT64_C(1000000)
 
+/*
+ * The main thread sleeps no longer than this before it looks for signals. One that arrives between
+ * the last look and the system call interrupts nothing, and one that another thread takes does not
+ * either.
+ */
+#define SIGNALS_NS UINT64_C(200000000)
+
 static _Atomic uint32_t spinners; /* threads of this process that spin without the GIL */
+
+/* When to wake from a sleep until `until` (0: for ever) to look for signals; may be that time. */
+static uint64_t until_signals(uint64_t until)
+{
+    uint64_t look = zh_now() + SIGNALS_NS;
+
+    return in_main_thread() && (until == 0 || look < until) ? look : until;
+}
 
 uint64_t spin_limit(void)
 {
@@ -68,10 +83,13 @@ void waiter_wake(Waiter *waiter)
  * one. */
 static int waiter_sleep(Waiter *waiter, uint64_t until)
 {
-    Py_BEGIN_ALLOW_THREADS
+    if (!interrupt_pending()) {
+        until = until_signals(until);
+        Py_BEGIN_ALLOW_THREADS
         if (atomic_load_explicit(&waiter->word, memory_order_acquire) == 0)
             futex_wait(&waiter->word, until);
-    Py_END_ALLOW_THREADS
+        Py_END_ALLOW_THREADS
+    }
     return PyErr_CheckSignals();
 }
 
@@ -213,12 +231,13 @@ static int sleep_in_epoll(Pump *pump, struct zh_event *events, uint64_t until, b
     return n;
 }
 
-enum { WAIT_READY, WAIT_EXPIRED, WAIT_RAISED, WAIT_ELSEWHERE };
+enum { WAIT_READY, WAIT_EXPIRED, WAIT_SIGNALS, WAIT_ELSEWHERE };
 
 /* Poll on behalf of a call until it is ready. The caller holds the pump with `token`. */
 static int wait_holding(Pump *pump, Call *call, uint32_t mask, uint64_t until, void *token)
 {
     struct zh_event events[ZH_PUMP_EVENTS];
+    uint64_t start = zh_now();
 
     for (;;) {
         pump_dispatch(pump);
@@ -230,6 +249,9 @@ static int wait_holding(Pump *pump, Call *call, uint32_t mask, uint64_t until, v
         uint64_t budget = pump->spin_ns;
         if (until != 0 && now >= until)
             return WAIT_EXPIRED;
+        /* Signal handlers run when the pump is no longer ours: they may make calls, too. */
+        if (interrupt_pending() || now - start > SIGNALS_NS)
+            return WAIT_SIGNALS;
         if (spin_limit() != 0) {
             if (zh_pump_spin(pump->pump, now + SPIN_WITH_GIL_NS, NULL)) {
                 pump->spin_ns = spin_limit();
@@ -242,14 +264,17 @@ static int wait_holding(Pump *pump, Call *call, uint32_t mask, uint64_t until, v
         }
         if (call_ready(call, mask))
             return WAIT_READY;
+        if (interrupt_pending())
+            return WAIT_SIGNALS;
         if (pump->sleepers > 0)
             return WAIT_ELSEWHERE;
+        uint64_t wake = until_signals(until);
         pump->asleep_for = call;
-        int n = sleep_in_epoll(pump, events, until, true);
+        int n = sleep_in_epoll(pump, events, wake, true);
         pump->asleep_for = NULL;
-        if (n == -EINTR && PyErr_CheckSignals() != 0)
-            return WAIT_RAISED;
         pump_handle_events(pump, events, n);
+        if (n == -EINTR || (n == 0 && wake != until))
+            return WAIT_SIGNALS;
     }
 }
 
@@ -275,8 +300,11 @@ int pump_wait(Pump *pump, Call *call, uint32_t mask, uint64_t until)
                 return 0;
             if (how == WAIT_EXPIRED)
                 return 1;
-            if (how == WAIT_RAISED)
-                return -1;
+            if (how == WAIT_SIGNALS) {
+                if (PyErr_CheckSignals() != 0)
+                    return -1;
+                continue;
+            }
             if (call_ready(call, mask))
                 return 0;
         }
@@ -317,7 +345,7 @@ void pump_kick(Pump *pump)
         PyObject *result = PyObject_CallFunctionObjArgs(pump->spawn, (PyObject *)pump, NULL);
         if (result == NULL) {
             pump->threads--;
-            PyErr_WriteUnraisable(pump->spawn);
+            write_unraisable(pump->spawn);
         }
         Py_XDECREF(result);
     }

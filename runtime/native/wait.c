@@ -86,8 +86,8 @@ static int waiter_sleep(Waiter *waiter, uint64_t until)
     if (!interrupt_pending()) {
         until = until_signals(until);
         Py_BEGIN_ALLOW_THREADS
-        if (atomic_load_explicit(&waiter->word, memory_order_acquire) == 0)
-            futex_wait(&waiter->word, until);
+            if (atomic_load_explicit(&waiter->word, memory_order_acquire) == 0)
+                futex_wait(&waiter->word, until);
         Py_END_ALLOW_THREADS
     }
     return PyErr_CheckSignals();

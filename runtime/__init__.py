@@ -1,7 +1,7 @@
 """An RPC transport with gRPC's interfaces; inside a node, over shared memory.
 
-What grpc offers under these names is here as well, and the objects are grpc's: a channel is a grpc.Channel, a
-server a grpc.Server, an error a grpc.RpcError.
+What grpc offers under these names is here as well, and the objects are grpc's: a channel is a
+grpc.Channel, a server a grpc.Server, an error a grpc.RpcError.
 
     import zerohop
     channel = zerohop.insecure_channel("zerohop:///greeter")
@@ -32,9 +32,10 @@ def insecure_channel(
 ) -> grpc.Channel:
     """A channel to `target`.
 
-    `shm:/path` and `zerohop:///name` go over shared memory; every other target is grpcio's. `options` are
-    grpcio's channel arguments, and `zerohop.allow_uids` (user ids that may be linked with beside our own);
-    those that mean nothing here are ignored. `compression` is accepted and ignored on shared memory.
+    `shm:/path` and `zerohop:///name` go over shared memory; every other target is grpcio's.
+    `options` are grpcio's channel arguments, and `zerohop.allow_uids` (user ids that may be linked
+    with beside our own); those that mean nothing here are ignored. `compression` is accepted and
+    ignored on shared memory.
     """
     parsed = parse_target(target)
     if parsed.native:

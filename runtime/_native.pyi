@@ -37,8 +37,9 @@ class Disposable:
 class Pump:
     """What one waiter polls: links, listening sockets, deadlines.
 
-    One for all synchronous channels and servers of a process, one per event loop. `spawn(pump)` must start
-    a daemon thread that calls `pump.run()`; it is called when something needs a background thread.
+    One for all synchronous channels and servers of a process, one per event loop. `spawn(pump)`
+    must start a daemon thread that calls `pump.run()`; it is called when something needs a
+    background thread.
     """
 
     threads: int
@@ -104,7 +105,7 @@ class _Call:
     user_initial: Any
     on_event: Callable[[int], object] | None
     pinned: bool
-    """Kept alive until set to False again, though its user drops it: somebody waits for a callback."""
+    """Kept alive until set to False again, though its user drops it."""
     @property
     def code_number(self) -> int | None: ...
     @property
@@ -142,8 +143,9 @@ class ClientCall(_Call):
     ) -> None:
         """Post the call, or queue it until there is room.
 
-        `end`: no more messages follow. `background`: nobody may be waiting; a background thread looks
-        after it, or, on a loop's pump, it is pinned until it is done. Raises ValueError or TypeError for metadata that is not legal. Failure is a status.
+        `end`: no more messages follow. `background`: nobody may be waiting; a background thread
+        looks after it, or, on a loop's pump, it is pinned until it is done. Raises ValueError or
+        TypeError for what is no metadata. Failure is a status.
         """
     def defer(self, channel: Channel, deadline_ns: int, /) -> None:
         """Let the call be waited for, cancelled and expire before it is started."""

@@ -55,7 +55,7 @@ def deadline_after(timeout: float | None) -> int:
     return max(1, now() + int(timeout * 1e9))
 
 
-class _MultiThreadedRendezvous(Disposable, grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
+class _MultiThreadedRendezvous(Disposable, grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
     """A call under way, its future, and the error that it may end with; the name is grpcio's.
 
     `call` is the native call. Dropping this object gives the call up, unless callbacks are waiting.
@@ -78,7 +78,7 @@ class _MultiThreadedRendezvous(Disposable, grpc.RpcError, grpc.Call, grpc.Future
     def is_active(self) -> bool:
         return not self.call.is_done
 
-    def time_remaining(self) -> float | None:
+    def time_remaining(self) -> float | None:  # type: ignore[override]
         deadline = self.call.deadline_ns
         return None if deadline == 0 else max(0.0, (deadline - now()) / 1e9)
 
@@ -118,7 +118,7 @@ class _MultiThreadedRendezvous(Disposable, grpc.RpcError, grpc.Call, grpc.Future
         self.call.wait(EVENT_INITIAL)
         return self.call.initial(Metadatum)
 
-    def trailing_metadata(self) -> Metadata:
+    def trailing_metadata(self) -> Metadata:  # type: ignore[override]
         self.call.wait(EVENT_DONE)
         return self.call.trailing(Metadatum)
 

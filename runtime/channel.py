@@ -154,7 +154,7 @@ class _Method:
         return message
 
 
-class _UnaryUnary(UnaryUnary, grpc.UnaryUnaryMultiCallable):  # type: ignore[misc]
+class _UnaryUnary(UnaryUnary, grpc.UnaryUnaryMultiCallable):  # type: ignore[type-arg]
     """Blocking calls are the native base class's; futures go through _Method."""
 
     _async: _Method
@@ -162,17 +162,19 @@ class _UnaryUnary(UnaryUnary, grpc.UnaryUnaryMultiCallable):  # type: ignore[mis
     def __new__(
         cls, links: Links, method: str, serializer: Serializer, deserializer: Deserializer
     ) -> _UnaryUnary:
-        self = super().__new__(cls, links.channel, method, serializer, deserializer)
+        self: Any = super().__new__(cls, links.channel, method, serializer, deserializer)
         self._async = _Method(links, method, serializer, deserializer)
-        return self
+        return self  # type: ignore[no-any-return]
 
-    def with_call(self, *args: Any, **kwargs: Any) -> tuple[Any, _MultiThreadedRendezvous]:
+    def with_call(  # type: ignore[override]
+        self, *args: Any, **kwargs: Any
+    ) -> tuple[Any, _MultiThreadedRendezvous]:
         response, call = super().with_call(*args, **kwargs)
         rendezvous = _MultiThreadedRendezvous(call)
         rendezvous._response, rendezvous._have_response = response, True
         return response, rendezvous
 
-    def future(
+    def future(  # type: ignore[override]
         self,
         request: Any,
         timeout: float | None = None,
@@ -191,8 +193,8 @@ class _UnaryUnary(UnaryUnary, grpc.UnaryUnaryMultiCallable):  # type: ignore[mis
         return rendezvous
 
 
-class _UnaryStream(_Method, grpc.UnaryStreamMultiCallable):  # type: ignore[misc]
-    def __call__(
+class _UnaryStream(_Method, grpc.UnaryStreamMultiCallable):  # type: ignore[type-arg]
+    def __call__(  # type: ignore[override]
         self,
         request: Any,
         timeout: float | None = None,
@@ -210,7 +212,7 @@ class _UnaryStream(_Method, grpc.UnaryStreamMultiCallable):  # type: ignore[misc
         return stream
 
 
-class _StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[misc]
+class _StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
     def _start(
         self,
         request_iterator: Iterator[Any],
@@ -233,8 +235,17 @@ class _StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[misc
         )
         return rendezvous
 
-    def _blocking(self, *arguments: Any) -> tuple[Any, _MultiThreadedRendezvous]:
-        rendezvous = self._start(*arguments, False)
+    def _blocking(
+        self,
+        request_iterator: Iterator[Any],
+        timeout: float | None,
+        metadata: Any,
+        credentials: Any,
+        wait_for_ready: bool | None,
+    ) -> tuple[Any, _MultiThreadedRendezvous]:
+        rendezvous = self._start(
+            request_iterator, timeout, metadata, credentials, wait_for_ready, False
+        )
         wait_done(rendezvous.call)
         rendezvous._settle(None)
         if not rendezvous._have_response:
@@ -263,7 +274,7 @@ class _StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[misc
     ) -> tuple[Any, _MultiThreadedRendezvous]:
         return self._blocking(request_iterator, timeout, metadata, credentials, wait_for_ready)
 
-    def future(
+    def future(  # type: ignore[override]
         self,
         request_iterator: Iterator[Any],
         timeout: float | None = None,
@@ -275,8 +286,8 @@ class _StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[misc
         return self._start(request_iterator, timeout, metadata, credentials, wait_for_ready, True)
 
 
-class _StreamStream(_Method, grpc.StreamStreamMultiCallable):  # type: ignore[misc]
-    def __call__(
+class _StreamStream(_Method, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
+    def __call__(  # type: ignore[override]
         self,
         request_iterator: Iterator[Any],
         timeout: float | None = None,
@@ -374,7 +385,7 @@ class _Subscriptions:
                 report(error, "a connectivity callback raised")
 
 
-class Channel(Disposable, grpc.Channel):  # type: ignore[misc]
+class Channel(Disposable, grpc.Channel):
     """A channel to the servers of a `shm:` or `zerohop:///` target; made by `insecure_channel`."""
 
     def __init__(self, target: Target, options: ChannelArguments | None) -> None:
@@ -416,7 +427,7 @@ class Channel(Disposable, grpc.Channel):  # type: ignore[misc]
         request_serializer: Serializer = None,
         response_deserializer: Deserializer = None,
         _registered_method: bool | None = False,
-    ) -> grpc.UnaryUnaryMultiCallable:
+    ) -> Any:
         return self._multicallable(_UnaryUnary, method, request_serializer, response_deserializer)
 
     def unary_stream(
@@ -425,7 +436,7 @@ class Channel(Disposable, grpc.Channel):  # type: ignore[misc]
         request_serializer: Serializer = None,
         response_deserializer: Deserializer = None,
         _registered_method: bool | None = False,
-    ) -> grpc.UnaryStreamMultiCallable:
+    ) -> Any:
         return self._multicallable(_UnaryStream, method, request_serializer, response_deserializer)
 
     def stream_unary(
@@ -434,7 +445,7 @@ class Channel(Disposable, grpc.Channel):  # type: ignore[misc]
         request_serializer: Serializer = None,
         response_deserializer: Deserializer = None,
         _registered_method: bool | None = False,
-    ) -> grpc.StreamUnaryMultiCallable:
+    ) -> Any:
         return self._multicallable(_StreamUnary, method, request_serializer, response_deserializer)
 
     def stream_stream(
@@ -443,7 +454,7 @@ class Channel(Disposable, grpc.Channel):  # type: ignore[misc]
         request_serializer: Serializer = None,
         response_deserializer: Deserializer = None,
         _registered_method: bool | None = False,
-    ) -> grpc.StreamStreamMultiCallable:
+    ) -> Any:
         return self._multicallable(_StreamStream, method, request_serializer, response_deserializer)
 
     def close(self) -> None:

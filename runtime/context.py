@@ -97,11 +97,11 @@ class Context(CallContext, grpc.ServicerContext):  # type: ignore[misc]
     def is_active(self) -> bool:
         return not self.is_done
 
-    def time_remaining(self) -> float | None:
+    def time_remaining(self) -> float | None:  # type: ignore[override]
         deadline = self.deadline_ns
         return None if deadline == 0 else max(0.0, (deadline - now()) / 1e9)
 
-    def cancel(self) -> None:
+    def cancel(self) -> None:  # type: ignore[override]
         self.cancel_with(NUMBERS[grpc.StatusCode.CANCELLED])
 
     def add_callback(self, callback: Callable[[], None]) -> bool:

@@ -9,7 +9,8 @@ import grpc
 from grpc._utilities import DictionaryGenericHandler
 from zerohop.status import Metadatum
 
-Continuation = Callable[[Any], grpc.RpcMethodHandler | None]
+Handler = Any  # grpc.RpcMethodHandler
+Continuation = Callable[[Any], Handler | None]
 
 
 class HandlerCallDetails(NamedTuple):
@@ -28,7 +29,7 @@ class Handlers:
     def __init__(self, interceptors: Sequence[Any] | None) -> None:
         self.interceptors = tuple(interceptors or ())
         self._generic: list[grpc.GenericRpcHandler] = []
-        self._registered: dict[str, grpc.RpcMethodHandler] = {}
+        self._registered: dict[str, Handler] = {}
 
     def add_generic(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
         for handler in handlers:
@@ -40,13 +41,11 @@ class Handlers:
                 )
             self._generic.append(handler)
 
-    def add_registered(
-        self, service_name: str, handlers: Mapping[str, grpc.RpcMethodHandler]
-    ) -> None:
+    def add_registered(self, service_name: str, handlers: Mapping[str, Handler]) -> None:
         for method, handler in handlers.items():
             self._registered[f"/{service_name}/{method}"] = handler
 
-    def query(self, details: Any) -> grpc.RpcMethodHandler | None:
+    def query(self, details: Any) -> Handler | None:
         """The handler without interceptors."""
         handler = self._registered.get(details.method)
         if handler is not None:
@@ -57,7 +56,7 @@ class Handlers:
                 return handler
         return None
 
-    def find(self, details: HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+    def find(self, details: HandlerCallDetails) -> Handler | None:
         """The handler that the chain of interceptors yields (grpc.ServerInterceptor)."""
 
         def level(index: int) -> Continuation:
@@ -69,17 +68,18 @@ class Handlers:
 
         return level(0)(details)
 
-    def constant(self, method: str) -> grpc.RpcMethodHandler | None:
+    def constant(self, method: str) -> Handler | None:
         """The handler, if it is the same for every call whatever its metadata; else None."""
         if self.interceptors:
             return None
         handler = self._registered.get(method)
         if handler is not None:
             return handler
+        details: Any = HandlerCallDetails(method, ())
         for generic in self._generic:
             if not isinstance(generic, DictionaryGenericHandler):
                 return None
-            handler = generic.service(HandlerCallDetails(method, ()))
+            handler = generic.service(details)
             if handler is not None:
                 return handler
         return None

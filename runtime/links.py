@@ -1,7 +1,7 @@
 """Links to the servers of a target: where they are, who shares them, and what state that makes.
 
-Channels of one process to one place share one link per pump, as grpcio shares subchannels; it ends with
-the last channel that uses it.
+Channels of one process to one place share one link per pump, as grpcio shares subchannels; it
+ends with the last channel that uses it.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class _Shared:
 
 
 _Key = tuple[int, str, str, tuple[int, ...]]
-# Reentrant, and never held across anything that blocks: a link's end is told wherever it is noticed.
+# Reentrant, and never held across what blocks: a link's end is told wherever it is noticed.
 _lock = threading.RLock()
 _shared: dict[_Key, _Shared] = {}
 

@@ -1,7 +1,8 @@
 """The loggers of zerohop. `ZEROHOP_LOG` is to zerohop what GRPC_TRACE is to gRPC.
 
-`ZEROHOP_LOG=info` (or debug, warning, error) writes the messages of that level to standard error, whatever
-the program does with logging; `ZEROHOP_LOG=debug:channel,registry` only those of some parts.
+`ZEROHOP_LOG=info` (or debug, warning, error) writes the messages of that level to standard error,
+whatever the program does with logging; `ZEROHOP_LOG=debug:channel,registry` only those of some
+parts.
 """
 
 from __future__ import annotations

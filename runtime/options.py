@@ -18,8 +18,8 @@ ChannelArguments = Sequence[tuple[str, Any]]
 class Options:
     """What we honour. An option that we do not know is ignored, as grpcio does.
 
-    max_receive, max_send: bytes of a message; unlimited by default on shared memory, where no buffer is
-    reserved for it (grpcio's own default is 4 MiB for receiving).
+    max_receive, max_send: bytes of a message; unlimited by default on shared memory, where no
+    buffer is reserved for it (grpcio's own default is 4 MiB for receiving).
     """
 
     max_receive: int = UNLIMITED
@@ -43,7 +43,7 @@ def _uids(value: Any) -> tuple[int, ...]:
 
 
 def parse(options: Iterable[tuple[str, Any]] | None) -> Options:
-    """Options from channel arguments and the environment. Raises ValueError for what is malformed."""
+    """Options from channel arguments and the environment. ValueError for what is malformed."""
     given: dict[str, Any] = {}
     for pair in options or ():
         name, value = pair

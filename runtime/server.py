@@ -17,7 +17,7 @@ from zerohop import _native, log
 from zerohop._native import EVENT_WRITABLE
 from zerohop.address import parse_target
 from zerohop.context import Context, RequestIterator
-from zerohop.handlers import HandlerCallDetails, Handlers
+from zerohop.handlers import Handler, HandlerCallDetails, Handlers
 from zerohop.options import ChannelArguments, parse
 from zerohop.pumps import sync_pump
 from zerohop.registry import Registration, Registry
@@ -99,7 +99,7 @@ def _conclude(context: Context, stage: int, value: Any) -> None:
 class _Run:
     """Running one call's handler in this thread."""
 
-    def __init__(self, handler: grpc.RpcMethodHandler, context: Context) -> None:
+    def __init__(self, handler: Handler, context: Context) -> None:
         self._handler = handler
         self._context = context
 
@@ -322,7 +322,7 @@ class Core:
                 _aborted(call, grpc.StatusCode.UNAVAILABLE, "the thread pool takes no more work")
                 call.retire()
 
-    def _pool_of(self, handler: grpc.RpcMethodHandler) -> futures.Executor | None:
+    def _pool_of(self, handler: Handler) -> futures.Executor | None:
         behavior = (
             handler.unary_unary
             or handler.unary_stream
@@ -407,7 +407,7 @@ class Core:
 
 
 def _may_poll(pool: futures.Executor, native: _native.Server) -> Callable[[], bool]:
-    """May a thread of this pool poll for the next call for a moment? Not while anybody waits for a thread.
+    """May a thread of this pool poll on for a moment? Not while anybody waits for a thread.
 
     Only the standard library's own pool can be asked; others get every call by submit.
     """
@@ -423,11 +423,11 @@ def _may_poll(pool: futures.Executor, native: _native.Server) -> Callable[[], bo
 _stop_at_exit: weakref.WeakSet[Core] = weakref.WeakSet()
 
 
-class Server(_native.Disposable, grpc.Server):  # type: ignore[misc]
+class Server(_native.Disposable, grpc.Server):
     """A server on `shm:` and `zerohop:///` addresses, and on any other through grpcio.
 
-    One handler table serves them all. Without a thread pool, unary handlers run in the thread that polls:
-    the fastest way for handlers that do not block.
+    One handler table serves them all. Without a thread pool, unary handlers run in the
+    thread that polls: the fastest way for handlers that do not block.
     """
 
     def __init__(
@@ -443,7 +443,7 @@ class Server(_native.Disposable, grpc.Server):  # type: ignore[misc]
         self._core = Core(thread_pool, table, options, maximum_concurrent_rpcs)
         self._pool = thread_pool
         self._plain_arguments = (
-            tuple(interceptors or ()) or None,
+            list(interceptors or ()) or None,
             options,
             maximum_concurrent_rpcs,
             compression,
@@ -474,8 +474,9 @@ class Server(_native.Disposable, grpc.Server):  # type: ignore[misc]
     def _plain_server(self) -> grpc.Server:
         if self._plain is None:
             interceptors, options, limit, compression = self._plain_arguments
+            pool: Any = self._pool or futures.ThreadPoolExecutor(thread_name_prefix="zerohop-grpc")
             self._plain = grpc.server(
-                self._pool or futures.ThreadPoolExecutor(thread_name_prefix="zerohop-grpc"),
+                pool,
                 None,
                 interceptors,
                 options,
@@ -487,7 +488,7 @@ class Server(_native.Disposable, grpc.Server):  # type: ignore[misc]
         return self._plain
 
     def add_insecure_port(self, address: str) -> int:
-        """Listen on an address. Returns the port, 1 where there is none; RuntimeError if it cannot."""
+        """Listen on an address. Returns the port, 1 where there is none; else RuntimeError."""
         target = parse_target(address)
         try:
             if target.kind == "shm":

@@ -62,7 +62,7 @@ class Outcome(NamedTuple):
         )
 
 
-class _InactiveRpcError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[misc]
+class _InactiveRpcError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[type-arg]
     """The error of a blocking unary call, which also answers as the call and future that it ended.
 
     The name is grpcio's, for str() and logs.
@@ -84,7 +84,7 @@ class _InactiveRpcError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[
     def initial_metadata(self) -> Metadata:
         return self._outcome.initial_metadata
 
-    def trailing_metadata(self) -> Metadata:
+    def trailing_metadata(self) -> Metadata:  # type: ignore[override]
         return self._outcome.trailing_metadata
 
     def debug_error_string(self) -> str:
@@ -93,7 +93,7 @@ class _InactiveRpcError(grpc.RpcError, grpc.Call, grpc.Future):  # type: ignore[
     def is_active(self) -> bool:
         return False
 
-    def time_remaining(self) -> float | None:
+    def time_remaining(self) -> float | None:  # type: ignore[override]
         return None
 
     def add_callback(self, callback: Callable[[], None]) -> bool:

@@ -460,7 +460,8 @@ def test_fork(bare):
         else:
             raise AssertionError("not refused")
         async with aio.insecure_channel(address) as channel:
-            reply = await echo_pb2_grpc.EchoStub(channel).Unary(EchoRequest(text="child"), timeout=20)
+            stub = echo_pb2_grpc.EchoStub(channel)
+            reply = await stub.Unary(EchoRequest(text="child"), timeout=20)
             assert reply.text == "child"
 
     async def main():

@@ -190,6 +190,7 @@ class Server:
     on_cancel: Callable[[Any], object] | None
     allow_uids: tuple[int, ...] | None
     max_running: int
+    max_streams: int
     max_receive: int
     max_send: int
     open: int

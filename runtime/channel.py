@@ -389,7 +389,8 @@ class Channel(Disposable, grpc.Channel):
     """A channel to the servers of a `shm:` or `zerohop:///` target; made by `insecure_channel`."""
 
     def __init__(self, target: Target, options: ChannelArguments | None) -> None:
-        links = Links(sync_pump(), route_of(target), parse(options))
+        parsed = parse(options)
+        links = Links(sync_pump(), route_of(target, parsed), parsed)
         native = links.channel
         native.fail = _fail
         native.report = report

@@ -62,9 +62,10 @@ class PathRoute:
 class NameRoute:
     """`zerohop:///name`: whoever has published the name in the registry."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, options: Options) -> None:
         self._name = name
-        self._registry = Registry()
+        # None: what ZEROHOP_ALLOW_UIDS admits.
+        self._registry = Registry(allow_uids=options.allow_uids or None)
 
     def paths(self) -> list[str]:
         return [entry.socket_path for entry in self._registry.lookup(self._name)]
@@ -79,9 +80,11 @@ class NameRoute:
         return self._registry.generation()
 
 
-def route_of(target: Target) -> Route:
+def route_of(target: Target, options: Options) -> Route:
     """The route of a target of ours (`Target.native`)."""
-    return PathRoute(target.path) if target.kind == "shm" else NameRoute(target.name)
+    if target.kind == "shm":
+        return PathRoute(target.path)
+    return NameRoute(target.name, options)
 
 
 class _Shared:

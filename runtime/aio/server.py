@@ -59,6 +59,7 @@ class Core:
         native.max_receive = self.options.max_receive
         native.max_send = self.options.max_send
         native.max_running = -1 if maximum_concurrent_rpcs is None else maximum_concurrent_rpcs
+        native.max_streams = self.options.max_concurrent_streams or 0
         native.allow_uids = self.options.allow_uids
         native.on_call = self._on_call
         native.on_cancel = self._on_cancel

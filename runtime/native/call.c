@@ -313,6 +313,8 @@ static void server_leave(Call *call)
             link->open_calls--;
             Py_DECREF((PyObject *)call); /* not the last reference: the caller has one */
         }
+        if (link->deferred != NULL)
+            link_serve_deferred(link);
     }
     server_call_closed(call);
     call_event(call, EVENT_INITIAL | EVENT_MESSAGE | EVENT_WRITABLE | EVENT_DONE);

@@ -324,6 +324,10 @@ static int run(UnaryUnary *self, Call *call, const Arguments *a)
     PyObject *message;
     uint64_t deadline;
 
+    if (channel->pump->fork_generation != zh_fork_now()) {
+        client_finish(call, STATUS_FAILED_PRECONDITION, FORKED);
+        return 0;
+    }
     call->max_receive = channel->max_receive;
     call->max_send = channel->max_send;
     if (parse_deadline(a->timeout, &deadline) != 0)
@@ -431,7 +435,7 @@ static PyObject *unary_invoke(UnaryUnary *self, PyObject *args, PyObject *kwargs
 {
     Arguments a;
 
-    if (parse_arguments(args, kwargs, &a) != 0 || pump_check_fork(self->channel->pump) != 0)
+    if (parse_arguments(args, kwargs, &a) != 0)
         return NULL;
     Call *call = (Call *)PyObject_CallNoArgs(call_type);
     if (call == NULL)

@@ -374,6 +374,45 @@ static PyObject *method_of(Link *link, const struct zh_record *header, PyObject 
                          SECTION_METHOD);
 }
 
+/* HTTP/2 would have the client wait; here the call waits in the server, unserved. */
+static void defer(Link *link, Call *call)
+{
+    call->next = NULL;
+    *link->deferred_tail = (Call *)Py_NewRef((PyObject *)call);
+    link->deferred_tail = &call->next;
+    link->deferred_count++;
+}
+
+static Call *pop_deferred(Link *link)
+{
+    Call *call = link->deferred;
+
+    if (call != NULL) {
+        link->deferred = call->next;
+        if (link->deferred == NULL)
+            link->deferred_tail = &link->deferred;
+        call->next = NULL;
+        link->deferred_count--;
+    }
+    return call;
+}
+
+void link_serve_deferred(Link *link)
+{
+    while (link->deferred != NULL &&
+           (link->deferred->done ||
+            link->open_calls - link->deferred_count < link->server->max_streams)) {
+        Call *call = pop_deferred(link);
+        if (call->done) {
+            server_call_retired(call);
+        } else {
+            pump_push_call(link->pump, call);
+            pump_kick(link->pump);
+        }
+        Py_DECREF((PyObject *)call);
+    }
+}
+
 static void deliver_call(Link *link, const struct zh_received *received)
 {
     const struct zh_record *header = &received->header;
@@ -431,10 +470,13 @@ static void deliver_call(Link *link, const struct zh_received *received)
         take_message(link, call, received, false);
     if (pump_add_deadline(link->pump, call) != 0)
         PyErr_Clear();
-    if (!call->done)
-        pump_push_call(link->pump, call);
-    else
+    if (call->done)
         server_call_retired(call);
+    else if (server->max_streams != 0 &&
+             link->open_calls - link->deferred_count > server->max_streams)
+        defer(link, call);
+    else
+        pump_push_call(link->pump, call);
     Py_DECREF((PyObject *)call);
 }
 
@@ -626,6 +668,7 @@ Link *link_wrap(Pump *pump, struct zh_link *zh, Server *server)
 
     if (link != NULL) {
         link->stalled_tail = &link->stalled;
+        link->deferred_tail = &link->deferred;
         link->link = zh;
         link->pump = (Pump *)Py_NewRef((PyObject *)pump);
         link->server = (Server *)Py_XNewRef((PyObject *)server);
@@ -681,6 +724,9 @@ static int link_clear(Link *link)
         Py_DECREF((PyObject *)call);
     }
     link->stalled_tail = &link->stalled;
+    Call *call;
+    while ((call = pop_deferred(link)) != NULL)
+        Py_DECREF((PyObject *)call);
     Py_CLEAR(link->on_dead);
     Py_CLEAR(link->names);
     Py_CLEAR(link->entries);

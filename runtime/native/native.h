@@ -29,6 +29,7 @@ enum {
     STATUS_UNKNOWN = 2,
     STATUS_DEADLINE_EXCEEDED = 4,
     STATUS_RESOURCE_EXHAUSTED = 8,
+    STATUS_FAILED_PRECONDITION = 9,
     STATUS_UNIMPLEMENTED = 12,
     STATUS_INTERNAL = 13,
     STATUS_UNAVAILABLE = 14,
@@ -160,9 +161,11 @@ struct Link {
     uint32_t starved;    /* calls whose outbox waits for credit */
     uint32_t open_calls; /* slots of the ring kept for their last records */
     uint32_t next_name;
-    PyObject *names;   /* client: dict of method to number; server: list of methods */
-    PyObject *entries; /* server: list of handlers, parallel to names */
-    PyObject *on_dead; /* callable() */
+    PyObject *names;                 /* client: dict of method to number; server: list of methods */
+    PyObject *entries;               /* server: list of handlers, parallel to names */
+    PyObject *on_dead;               /* callable() */
+    Call *deferred, **deferred_tail; /* server: over max_streams, to be served later; strong */
+    uint32_t deferred_count;
     Call *stalled, **stalled_tail;
     uint32_t free_count;
     uint16_t free_list[ZH_CALLS];
@@ -223,6 +226,8 @@ struct Server {
     uint32_t open;       /* calls received whose status has not been posted */
     uint32_t running;    /* calls received whose handlers have not returned */
     int64_t max_running; /* maximum_concurrent_rpcs; -1: none */
+    uint32_t
+        max_streams; /* calls served at once on a link (grpc.max_concurrent_streams); 0: no limit */
     uint64_t max_receive;
     uint64_t max_send;
     PyObject *call_type; /* the Python callables: see the members in server.c */
@@ -274,6 +279,11 @@ int queue_push(Queue *queue, PyObject *item); /* steals item, also on error */
 PyObject *queue_pop(Queue *queue);            /* NULL: empty */
 void queue_clear(Queue *queue);
 
+/* What is said of an object that a fork has taken away from its process. */
+#define FORKED                                                                                     \
+    "this object was made before fork() and belongs to the parent process; make new channels and " \
+    "servers in the child"
+
 /* pump.c */
 int pump_type_init(PyObject *module);
 /* Raise if the pump was made before a fork. */
@@ -309,6 +319,8 @@ void link_dispatch(Link *link);
 void link_on_event(Link *link);
 /* Retry what waits for slots, loans or credit. */
 void link_unstall(Link *link);
+/* A call of the server has ended: those that waited for its place. */
+void link_serve_deferred(Link *link);
 void link_stall(Link *link, Call *call);
 /* Does the call's outbox wait for credit? */
 void link_starve(Link *link, Call *call, bool starved);

@@ -399,6 +399,8 @@ static PyMemberDef server_members[] = {
     {"allow_uids", T_OBJECT, offsetof(Server, allow_uids), 0, PyDoc_STR("Tuple of further uids.")},
     {"max_running", T_LONGLONG, offsetof(Server, max_running), 0,
      PyDoc_STR("maximum_concurrent_rpcs, -1 for no limit.")},
+    {"max_streams", T_UINT, offsetof(Server, max_streams), 0,
+     PyDoc_STR("Calls served at once on a link, 0 for no limit.")},
     {"max_receive", T_ULONGLONG, offsetof(Server, max_receive), 0,
      PyDoc_STR("Bytes of a message.")},
     {"max_send", T_ULONGLONG, offsetof(Server, max_send), 0, PyDoc_STR("Bytes of a message.")},

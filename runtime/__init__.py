@@ -19,6 +19,7 @@ from zerohop import log as _log
 from zerohop._native import __version__, stats, tune_malloc
 from zerohop.address import parse_target
 from zerohop.channel import Channel
+from zerohop.loans import loans
 from zerohop.options import ChannelArguments
 from zerohop.server import Server
 
@@ -78,6 +79,7 @@ def server(
 __all__ = [
     "__version__",
     "insecure_channel",
+    "loans",
     "secure_channel",
     "server",
     "stats",

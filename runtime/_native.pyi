@@ -21,8 +21,11 @@ def stats() -> dict[str, int]:
 def now() -> int:
     """CLOCK_MONOTONIC in nanoseconds: the clock of deadlines."""
 
-def set_loan_tracer(tracer: Callable[[], int] | None, /) -> None:
-    """tracer() gives the tag of each new loan (ZEROHOP_TRACE_LOANS)."""
+def set_loan_tracer(tracer: Callable[[str | None], int] | None, /) -> None:
+    """tracer(method) gives the tag of each new loan (ZEROHOP_TRACE_LOANS).
+
+    `method` is None for the first message of a call, which its caller lends.
+    """
 
 def tune_malloc() -> bool:
     """Keep freed memory for large messages (mallopt); whether malloc took it."""
@@ -66,6 +69,8 @@ class Pump:
     def watch(self, change: int, /) -> None:
         """Listen for the end of links though no call is open (+1), or no more (-1)."""
     def links(self) -> list[Link]: ...
+    def settle(self) -> None:
+        """Take back what peers have returned: an idle pump does not look until it is needed."""
     def close(self) -> None:
         """Close all links and end the background threads."""
 

@@ -18,7 +18,13 @@ class Memory:
 
     @property
     def arena_limit(self) -> int:
-        """The default limit of an arena, as the transport computes it (zh_arena_default_limit)."""
+        """The default limit of an arena, as the transport computes it (zh_arena_default_limit).
+
+        ZEROHOP_ARENA_LIMIT in the environment, in bytes, overrides it.
+        """
+        given = os.environ.get("ZEROHOP_ARENA_LIMIT", "")
+        if given.isdecimal() and int(given) > 0:
+            return int(given)
         known = [one for one in (self.available, self.cgroup_left) if one is not None]
         return min([ARENA_MOST, *(one // 8 for one in known)])
 

@@ -320,6 +320,11 @@ static void server_leave(Call *call)
     call_event(call, EVENT_INITIAL | EVENT_MESSAGE | EVENT_WRITABLE | EVENT_DONE);
 }
 
+/* What a status says that takes the place of a reply; short, for one slot is all it may need. */
+#define NO_MEMORY "no memory for the reply"
+#define TOO_LARGE "the reply exceeds the arena's limit"
+_Static_assert(sizeof(TOO_LARGE) + 8 <= ZH_SLOT - sizeof(struct zh_record), "one slot");
+
 /* Replace what the buffer has by these details. */
 static void encode_only(Buffer *buffer, const char *details)
 {
@@ -375,7 +380,9 @@ void server_finish_text(Call *call, int code, const char *details, size_t detail
     if (is_exhaustion(error) || error == -EINVAL) {
         struct zh_record header = {
             .kind = ZH_STATUS, .method = STATUS_RESOURCE_EXHAUSTED, .call = call->id};
-        link_post_call(link, &header, NULL, NULL, 0, false);
+        encode_only(&buffer, error == -EINVAL ? TOO_LARGE : NO_MEMORY);
+        header.metadata_bytes = (uint32_t)buffer.used;
+        link_post_call(link, &header, buffer.data, NULL, 0, false);
     }
     buffer_free(&buffer);
     /* The link may have ended while a large message was being copied. */

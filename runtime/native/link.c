@@ -27,26 +27,29 @@ bool is_exhaustion(int error)
     return error == -EAGAIN || error == -ENOMEM || error == -EDQUOT || error == -ENOBUFS;
 }
 
-static uint64_t loan_tag(void)
+/* Who lends: the leak finder's word for the code that is running and the call that it is for. */
+static uint64_t loan_tag(const Link *link, uint64_t id)
 {
+    uint32_t index = (uint32_t)id;
+    const Call *call = index < ZH_CALLS ? link->calls[index] : NULL;
+    PyObject *method = call != NULL && call->id == id ? call->method : NULL;
     uint64_t tag = 0;
 
-    if (loan_tracer != NULL) {
-        PyObject *result = PyObject_CallNoArgs(loan_tracer);
-        if (result != NULL)
-            tag = PyLong_AsUnsignedLongLong(result);
-        Py_XDECREF(result);
-        if (PyErr_Occurred())
-            PyErr_Clear();
-    }
+    PyObject *result =
+        PyObject_CallFunctionObjArgs(loan_tracer, method != NULL ? method : Py_None, NULL);
+    if (result != NULL)
+        tag = PyLong_AsUnsignedLongLong(result);
+    Py_XDECREF(result);
+    if (PyErr_Occurred())
+        write_unraisable(loan_tracer);
     return tag;
 }
 
 /* Borrow a block and fill it. */
-static int fill_block(Link *link, const void *metadata, size_t metadata_bytes, PyObject *message,
-                      size_t message_bytes, struct zh_loaned *loaned)
+static int fill_block(Link *link, uint64_t call, const void *metadata, size_t metadata_bytes,
+                      PyObject *message, size_t message_bytes, struct zh_loaned *loaned)
 {
-    uint64_t tag = loan_tag();
+    uint64_t tag = loan_tracer != NULL ? loan_tag(link, call) : 0;
     size_t bytes = metadata_bytes + message_bytes;
 
     int error = zh_link_loan(link->link, bytes > 0 ? bytes : 1, false, tag, loaned);
@@ -95,8 +98,8 @@ int link_post_call(Link *link, struct zh_record *header, const void *metadata, P
     if (in_block) {
         bool with_metadata = (header->flags & ZH_METADATA_IN_BLOCK) != 0;
         bool with_message = (header->flags & ZH_MESSAGE_IN_BLOCK) != 0;
-        int error = fill_block(link, metadata, with_metadata ? metadata_bytes : 0, message,
-                               with_message ? message_bytes : 0, &loaned);
+        int error = fill_block(link, header->call, metadata, with_metadata ? metadata_bytes : 0,
+                               message, with_message ? message_bytes : 0, &loaned);
         if (error != 0)
             return error;
     }
@@ -609,16 +612,22 @@ static void link_ended(Link *link)
     link_close(link, STATUS_UNAVAILABLE, why);
 }
 
-void link_dispatch(Link *link)
+void link_take_returns(Link *link)
 {
     struct zh_return credit;
+
+    while (!link->dead && zh_link_next_return(link->link, &credit) == 1)
+        deliver_credit(link, &credit);
+}
+
+void link_dispatch(Link *link)
+{
     struct zh_received received;
     int n = 0;
 
     if (link->dead)
         return;
-    while (zh_link_next_return(link->link, &credit) == 1)
-        deliver_credit(link, &credit);
+    link_take_returns(link);
     if (!link->greeting) {
         for (int i = 0; i < BATCH && !link->dead; i++) {
             n = zh_link_next(link->link, &received);
@@ -771,21 +780,35 @@ static PyObject *link_py_info(Link *link, PyObject *Py_UNUSED(ignored))
         (unsigned long long)info.lent_bytes, "agent", info.agent, "error", info.error);
 }
 
+typedef struct {
+    uint32_t count;
+    struct {
+        uint64_t bytes, tag;
+    } loans[ZH_LOANS];
+} LoanList;
+
+/* Under the link's mutex: no Python here, which may collect garbage that posts. */
 static void list_loan(void *context, const struct zh_ledger_entry *entry)
 {
-    PyObject *pair =
-        Py_BuildValue("KK", (unsigned long long)entry->bytes, (unsigned long long)entry->tag);
-    if (pair == NULL || PyList_Append(context, pair) != 0)
-        PyErr_Clear();
-    Py_XDECREF(pair);
+    LoanList *list = context;
+
+    list->loans[list->count].bytes = entry->bytes;
+    list->loans[list->count++].tag = entry->tag;
 }
 
 static PyObject *link_py_loans(Link *link, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *list = PyList_New(0);
+    LoanList found = {0};
 
-    if (list != NULL && link->pump->fork_generation == zh_fork_now())
-        zh_link_loans(link->link, list_loan, list);
+    if (link->pump->fork_generation == zh_fork_now())
+        zh_link_loans(link->link, list_loan, &found);
+    PyObject *list = PyList_New(found.count);
+    for (uint32_t i = 0; list != NULL && i < found.count; i++) {
+        PyObject *pair = Py_BuildValue("KK", (unsigned long long)found.loans[i].bytes,
+                                       (unsigned long long)found.loans[i].tag);
+        if (pair == NULL || PyList_SetItem(list, i, pair) != 0)
+            Py_CLEAR(list);
+    }
     return list;
 }
 

@@ -88,8 +88,7 @@ static PyMethodDef native_methods[] = {
     {"now", native_now, METH_NOARGS,
      PyDoc_STR("now()\n--\n\nCLOCK_MONOTONIC in nanoseconds: the clock of deadlines.")},
     {"set_loan_tracer", native_set_loan_tracer, METH_O,
-     PyDoc_STR(
-         "set_loan_tracer(tracer)\n--\n\ntracer() gives the tag of each new loan; None: none.")},
+     PyDoc_STR("set_loan_tracer(tracer)\n--\n\ntracer(method) gives the tag of each new loan.")},
     {"tune_malloc", native_tune_malloc, METH_NOARGS,
      PyDoc_STR("tune_malloc()\n--\n\nKeep freed memory for large messages.")},
     {"stats", native_stats, METH_NOARGS,

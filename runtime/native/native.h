@@ -244,7 +244,7 @@ struct Server {
 extern PyTypeObject *Pump_Type, *Link_Type, *Server_Type, *ClientCall_Type, *ServerCall_Type;
 extern PyTypeObject *UnaryUnary_Type, *Channel_Type;
 extern PyObject *InvalidMetadata; /* a ValueError */
-extern PyObject *loan_tracer;     /* callable() -> int, or NULL */
+extern PyObject *loan_tracer;     /* callable(method or None) -> int, or NULL */
 
 /* buffer.c: metadata and private buffers */
 void buffer_init(Buffer *buffer);
@@ -316,6 +316,8 @@ int link_type_init(PyObject *module);
 Link *link_wrap(Pump *pump, struct zh_link *zh, Server *server);
 /* Deliver what has arrived. Only by the holder of the pump. */
 void link_dispatch(Link *link);
+/* Take back loans and credit. Only by the holder of the pump. */
+void link_take_returns(Link *link);
 void link_on_event(Link *link);
 /* Retry what waits for slots, loans or credit. */
 void link_unstall(Link *link);

@@ -523,6 +523,35 @@ static PyObject *pump_links(Pump *pump, PyObject *Py_UNUSED(ignored))
     return list;
 }
 
+/*
+ * Take back what peers have returned since anybody looked. Returns do not ring, so on an idle pump
+ * they wait; counters and the leak finder want to know now.
+ */
+static PyObject *pump_settle(Pump *pump, PyObject *Py_UNUSED(ignored))
+{
+    int token;
+
+    if (pump_check_fork(pump) != 0)
+        return NULL;
+    if (!pump_hold(pump, &token)) /* whoever holds it looks */
+        Py_RETURN_NONE;
+    /* Also at the sockets, for links that we have closed and peers still have loans of. An event
+     * loop's are its own thread's to look at. */
+    if (!pump->aio || pump->closing)
+        pump_poll_events(pump);
+    for (uint32_t i = pump->link_count; i-- > 0;) {
+        if (i < pump->link_count) {
+            Link *link = (Link *)Py_NewRef((PyObject *)pump->links[i]);
+            link_take_returns(link);
+            Py_DECREF((PyObject *)link);
+        }
+    }
+    pump_release(pump, &token);
+    if (pump->aio)
+        zh_pump_wake(pump->pump);
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef pump_methods[] = {
     {"connect", (PyCFunction)pump_connect, METH_VARARGS,
      PyDoc_STR(
@@ -539,6 +568,8 @@ static PyMethodDef pump_methods[] = {
     {"watch", (PyCFunction)pump_watch, METH_VARARGS,
      PyDoc_STR("watch(change)\n--\n\nListen for the end of links (+1), or no more (-1).")},
     {"links", (PyCFunction)pump_links, METH_NOARGS, PyDoc_STR("links()\n--\n\nThe live links.")},
+    {"settle", (PyCFunction)pump_settle, METH_NOARGS,
+     PyDoc_STR("settle()\n--\n\nTake back what peers have returned.")},
     {"close", (PyCFunction)pump_close, METH_NOARGS,
      PyDoc_STR("close()\n--\n\nClose all links and end the background threads.")},
     {NULL, NULL, 0, NULL},

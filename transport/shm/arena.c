@@ -178,6 +178,14 @@ static struct arena_segment *find(struct zh_arena *arena, uint32_t id)
 
 uint64_t zh_arena_default_limit(void)
 {
+    const char *text = getenv("ZEROHOP_ARENA_LIMIT");
+    char *end;
+
+    if (text != NULL && text[0] >= '0' && text[0] <= '9') {
+        uint64_t given = strtoull(text, &end, 10);
+        if (*end == '\0' && given > 0)
+            return given;
+    }
     uint64_t available = zh_memory_available();
     uint64_t limit = (uint64_t)1 << 30;
     if (available != UINT64_MAX && available / 8 < limit)

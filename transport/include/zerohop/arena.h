@@ -39,7 +39,10 @@ struct zh_arena_usage {
     uint32_t segments;
 };
 
-/* Default limit: min(1 GiB, 1/8 of available memory, 1/8 of what the cgroup still allows). */
+/*
+ * Default limit: ZEROHOP_ARENA_LIMIT (bytes) where the environment has it, else min(1 GiB, 1/8 of
+ * available memory, 1/8 of what the cgroup still allows).
+ */
 ZH_API uint64_t zh_arena_default_limit(void);
 
 /* `limit` in bytes, 0 for the default. No memory is committed yet. NULL when out of memory. */

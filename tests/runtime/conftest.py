@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from faultharness import *  # noqa: F403 - fixtures
 from registryharness import *  # noqa: F403 - fixtures
 
 _HERE = Path(__file__).resolve().parent

@@ -76,9 +76,19 @@ def server(
     )
 
 
+def __getattr__(name: str) -> Any:
+    if name == "install":
+        import importlib
+
+        # The module, which can be called: most programs have no use for it.
+        return importlib.import_module("zerohop.install")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "__version__",
     "insecure_channel",
+    "install",
     "loans",
     "secure_channel",
     "server",

@@ -221,6 +221,9 @@ class Channel:
     fail: Callable[[ClientCall], object] | None
     report: Callable[[BaseException, str], object] | None
     refresh: Callable[[], object] | None
+    fallback: Callable[[Any, bool, tuple[Any, ...], dict[str, Any] | None], Any] | None
+    """fallback(multicallable, with_call, args, kwargs): what makes a blocking unary call while
+    there is no link; None: acquire blocks for one."""
     wait_for_ready: bool
     call_type: type[ClientCall]
     max_receive: int

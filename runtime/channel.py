@@ -25,6 +25,7 @@ from zerohop.calls import (
     report,
     wait_done,
 )
+from zerohop.connectivity import States, Subscriptions
 from zerohop.links import Links, route_of
 from zerohop.options import ChannelArguments, parse
 from zerohop.pumps import sync_pump
@@ -71,8 +72,19 @@ def acquire(
     raise failed(grpc.StatusCode.UNAVAILABLE, reason or "the server has just gone")
 
 
+class NoLink(Exception):
+    """There is no link for a call that has another way to go (`native.Channel.fallback`)."""
+
+
 def _fail(call: ClientCall) -> NoReturn:
     raise _InactiveRpcError(outcome_of(call))
+
+
+def answered(call: ClientCall, response: Any) -> _MultiThreadedRendezvous:
+    """What with_call returns of a call that has been answered."""
+    rendezvous = _MultiThreadedRendezvous(call)
+    rendezvous._response, rendezvous._have_response = response, True
+    return rendezvous
 
 
 class _Method:
@@ -120,6 +132,8 @@ class _Method:
             call.start(native, link, self._method, message, metadata, deadline, end, background)
 
         link = native.pick()
+        if link is None and native.fallback is not None:
+            raise NoLink
         if link is not None:
             start(link)
             if requests is not None:
@@ -170,9 +184,7 @@ class _UnaryUnary(UnaryUnary, grpc.UnaryUnaryMultiCallable):  # type: ignore[typ
         self, *args: Any, **kwargs: Any
     ) -> tuple[Any, _MultiThreadedRendezvous]:
         response, call = super().with_call(*args, **kwargs)
-        rendezvous = _MultiThreadedRendezvous(call)
-        rendezvous._response, rendezvous._have_response = response, True
-        return response, rendezvous
+        return response, answered(call, response)
 
     def future(  # type: ignore[override]
         self,
@@ -301,102 +313,24 @@ class _StreamStream(_Method, grpc.StreamStreamMultiCallable):  # type: ignore[ty
         return stream
 
 
-class _Subscriptions:
-    """Callbacks for changes of connectivity, told in order from one thread while there are any."""
-
-    def __init__(self, links: Links) -> None:
-        self._links = links
-        self._condition = threading.Condition()
-        self._callbacks: dict[Callable[[Any], None], grpc.ChannelConnectivity | None] = {}
-        self._connect = False
-        self._changed = False
-        self._running = False
-
-    def add(self, callback: Callable[[Any], None], try_to_connect: bool | None) -> None:
-        with self._condition:
-            self._callbacks[callback] = None
-            self._connect = self._connect or bool(try_to_connect)
-            if not self._running:
-                self._running = True
-                threading.Thread(target=self._run, name="zerohop-watch", daemon=True).start()
-        self.poke()
-
-    def remove(self, callback: Callable[[Any], None]) -> None:
-        with self._condition:
-            self._callbacks.pop(callback, None)
-            if not self._callbacks:
-                self._connect = False
-        self.poke()
-
-    def clear(self) -> None:
-        with self._condition:
-            self._callbacks.clear()
-            self._connect = False
-        self.poke()
-
-    def poke(self) -> None:
-        with self._condition:
-            self._changed = True
-            self._condition.notify_all()
-
-    def _run(self) -> None:
-        links = self._links
-        links.watch(self.poke)
-        links.pump.watch(1)
-        try:
-            pause = 0.01
-            while True:
-                with self._condition:
-                    if not self._callbacks:
-                        self._running = False
-                        return
-                    self._changed = False
-                    connect = self._connect
-                state = links.state()
-                self._tell(state)
-                if state is grpc.ChannelConnectivity.SHUTDOWN:
-                    self.clear()
-                    continue
-                if state is grpc.ChannelConnectivity.READY:
-                    pause = 0.01
-                elif connect:
-                    links.connect()
-                    state = links.state()
-                    self._tell(state)
-                with self._condition:
-                    if connect and state is not grpc.ChannelConnectivity.READY:
-                        self._condition.wait(pause)
-                        pause = min(pause * 2, 0.1)
-                    else:
-                        self._condition.wait_for(lambda: self._changed)
-        finally:
-            links.unwatch(self.poke)
-            links.pump.watch(-1)
-
-    def _tell(self, state: grpc.ChannelConnectivity) -> None:
-        with self._condition:
-            due = [callback for callback, last in self._callbacks.items() if last is not state]
-            for callback in due:
-                self._callbacks[callback] = state
-        for callback in due:
-            try:
-                callback(state)
-            except Exception as error:
-                report(error, "a connectivity callback raised")
-
-
 class Channel(Disposable, grpc.Channel):
     """A channel to the servers of a `shm:` or `zerohop:///` target; made by `insecure_channel`."""
 
+    _kinds: tuple[Any, Any, Any, Any] = (_UnaryUnary, _UnaryStream, _StreamUnary, _StreamStream)
+
     def __init__(self, target: Target, options: ChannelArguments | None) -> None:
         parsed = parse(options)
-        links = Links(sync_pump(), route_of(target, parsed), parsed)
+        self._open(Links(sync_pump(), route_of(target, parsed.allow_uids), parsed))
+
+    def _open(self, links: Links, owner: Any = None, states: States | None = None) -> None:
+        """Be the channel of these links; `owner` is what multicallables are made with."""
         native = links.channel
         native.fail = _fail
         native.report = report
         native.acquire = _acquirer(links)
         self._links = links
-        self._subscriptions = _Subscriptions(links)
+        self._owner = links if owner is None else owner
+        self._subscriptions = Subscriptions(links if states is None else states)
         # grpc.intercept_channel and OpenTelemetry ask for the multicallable at every call.
         self._methods: dict[tuple[Any, ...], Any] = {}
 
@@ -417,10 +351,10 @@ class Channel(Disposable, grpc.Channel):
         except KeyError:
             pass
         except TypeError:  # a serializer that cannot be hashed
-            return kind(self._links, method, serializer, deserializer)
+            return kind(self._owner, method, serializer, deserializer)
         if len(self._methods) > 4096:  # serializers made anew for every call
             self._methods.clear()
-        return self._methods.setdefault(key, kind(self._links, method, serializer, deserializer))
+        return self._methods.setdefault(key, kind(self._owner, method, serializer, deserializer))
 
     def unary_unary(
         self,
@@ -429,7 +363,9 @@ class Channel(Disposable, grpc.Channel):
         response_deserializer: Deserializer = None,
         _registered_method: bool | None = False,
     ) -> Any:
-        return self._multicallable(_UnaryUnary, method, request_serializer, response_deserializer)
+        return self._multicallable(
+            self._kinds[0], method, request_serializer, response_deserializer
+        )
 
     def unary_stream(
         self,
@@ -438,7 +374,9 @@ class Channel(Disposable, grpc.Channel):
         response_deserializer: Deserializer = None,
         _registered_method: bool | None = False,
     ) -> Any:
-        return self._multicallable(_UnaryStream, method, request_serializer, response_deserializer)
+        return self._multicallable(
+            self._kinds[1], method, request_serializer, response_deserializer
+        )
 
     def stream_unary(
         self,
@@ -447,7 +385,9 @@ class Channel(Disposable, grpc.Channel):
         response_deserializer: Deserializer = None,
         _registered_method: bool | None = False,
     ) -> Any:
-        return self._multicallable(_StreamUnary, method, request_serializer, response_deserializer)
+        return self._multicallable(
+            self._kinds[2], method, request_serializer, response_deserializer
+        )
 
     def stream_stream(
         self,
@@ -456,7 +396,9 @@ class Channel(Disposable, grpc.Channel):
         response_deserializer: Deserializer = None,
         _registered_method: bool | None = False,
     ) -> Any:
-        return self._multicallable(_StreamStream, method, request_serializer, response_deserializer)
+        return self._multicallable(
+            self._kinds[3], method, request_serializer, response_deserializer
+        )
 
     def close(self) -> None:
         self._subscriptions.clear()

@@ -11,14 +11,15 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from math import inf
 from typing import Protocol
 
 import grpc
 from zerohop import log
 from zerohop._native import Channel, Disposable, ForkError, Link, Pump
-from zerohop.address import Target
+from zerohop.address import Candidate, Target, candidates
 from zerohop.options import Options
-from zerohop.registry import Registry
+from zerohop.registry import Entry, Registry
 from zerohop.status import NUMBERS
 
 _log = log.logger("channel")
@@ -28,6 +29,9 @@ CONNECT_SECONDS = 5.0
 
 # Between attempts while somebody waits for a server to come.
 RETRY_FIRST, RETRY_LAST = 0.002, 0.1
+
+# For so long a name's addresses are believed.
+RESOLVE_SECONDS = 30.0
 
 
 class Route(Protocol):
@@ -41,6 +45,9 @@ class Route(Protocol):
 
     def generation(self) -> object:
         """Changes when paths() may have changed; None where it never does."""
+
+    def owner(self, path: str) -> int | None:
+        """The user who has published a server's socket; None where nobody says."""
 
 
 class PathRoute:
@@ -58,17 +65,45 @@ class PathRoute:
     def generation(self) -> object:
         return None
 
+    def owner(self, path: str) -> int | None:
+        return None
 
-class NameRoute:
-    """`zerohop:///name`: whoever has published the name in the registry."""
 
-    def __init__(self, name: str, options: Options) -> None:
-        self._name = name
-        # None: what ZEROHOP_ALLOW_UIDS admits.
-        self._registry = Registry(allow_uids=options.allow_uids or None)
+class _RegistryRoute:
+    """What the routes through the registry share."""
+
+    def __init__(self, allow_uids: tuple[int, ...] | None) -> None:
+        self._registry = Registry(allow_uids=allow_uids)
+        self._owners: dict[str, int] = {}
+
+    def _find(self) -> list[Entry]:
+        raise NotImplementedError
 
     def paths(self) -> list[str]:
-        return [entry.socket_path for entry in self._registry.lookup(self._name)]
+        self._owners = {entry.socket_path: entry.uid for entry in self._find()}
+        return list(self._owners)
+
+    @property
+    def found(self) -> bool:
+        """Were there servers when paths() was asked last?"""
+        return bool(self._owners)
+
+    def generation(self) -> object:
+        return self._registry.generation()
+
+    def owner(self, path: str) -> int | None:
+        return self._owners.get(path)
+
+
+class NameRoute(_RegistryRoute):
+    """`zerohop:///name`: whoever has published the name in the registry."""
+
+    def __init__(self, name: str, allow_uids: tuple[int, ...] | None = None) -> None:
+        super().__init__(allow_uids)
+        self._name = name
+
+    def _find(self) -> list[Entry]:
+        return self._registry.lookup(self._name)
 
     def absent(self) -> str:
         return (
@@ -76,15 +111,47 @@ class NameRoute:
             "(`zerohop ps` lists who has)"
         )
 
-    def generation(self) -> object:
-        return self._registry.generation()
+
+class AddressRoute(_RegistryRoute):
+    """A plain gRPC target: whoever has entered in the registry an address that it reaches.
+
+    Asks the resolver, and then blocks as long as it takes, for a name, and only while there are
+    servers in the registry at all.
+    """
+
+    def __init__(self, target: Target, allow_uids: tuple[int, ...]) -> None:
+        super().__init__(allow_uids)
+        self._target = target
+        self._candidates: list[Candidate] = []
+        self._resolve_at = 0.0
+
+    def candidates(self) -> list[Candidate]:
+        """What the target may be called in the registry; names are looked up now and then."""
+        now = time.monotonic()
+        if not self._candidates or now >= self._resolve_at:
+            self._candidates = candidates(self._target)
+            self._resolve_at = now + RESOLVE_SECONDS if self._target.needs_lookup else inf
+        return self._candidates
+
+    def _find(self) -> list[Entry]:
+        if self._target.needs_lookup and not self._registry.entries():
+            return []
+        return self._registry.lookup_address(self.candidates())
+
+    def absent(self) -> str:
+        try:
+            if not self._registry.entries():
+                return f"there is no server in {self._registry.path}"
+            return self._registry.why_not(self.candidates())
+        except OSError as error:
+            return str(error)
 
 
-def route_of(target: Target, options: Options) -> Route:
+def route_of(target: Target, allow_uids: tuple[int, ...] | None = None) -> Route:
     """The route of a target of ours (`Target.native`)."""
     if target.kind == "shm":
         return PathRoute(target.path)
-    return NameRoute(target.name, options)
+    return NameRoute(target.name, allow_uids)
 
 
 class _Shared:
@@ -208,9 +275,7 @@ class Links(Disposable):
         assert shared is not None
         if ours:
             try:
-                shared.link = self.pump.connect(
-                    path, self.options.user_agent, self.options.allow_uids, timeout
-                )
+                shared.link = self._connect(path, timeout)
                 shared.link.on_dead = lambda: _ended(key, shared)
                 _log.debug("linked with pid %s at %s", shared.link.info()["pid"], path)
             except OSError as error:
@@ -235,6 +300,15 @@ class Links(Disposable):
             if path not in self._paths:
                 self._paths[path] = key
                 self.channel.links.append(shared.link)
+
+    def _connect(self, path: str, timeout: float) -> Link:
+        link = self.pump.connect(path, self.options.user_agent, self.options.allow_uids, timeout)
+        owner, uid = self.route.owner(path), link.info()["uid"]
+        if owner not in (None, uid):
+            why = f"the server at {path} is uid {uid}, and uid {owner} has published it"
+            link.close(NUMBERS[grpc.StatusCode.UNAVAILABLE], why)
+            raise PermissionError(0, why)
+        return link
 
     def _abandon(self, key: _Key, shared: _Shared) -> None:
         shared.users.discard(self)

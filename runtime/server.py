@@ -259,13 +259,17 @@ class Core:
         self._paths.append(path)
 
     def publish(self, name: str) -> None:
+        self._names[name] = self.enter()
+
+    def enter(self) -> Registration:
+        """Listen on a socket in the registry; the entry is the caller's to commit and to close."""
         registration = Registry().reserve()
         try:
             self.native.listen(registration.socket_path, socket_mode(self.options.allow_uids))
-        except OSError:
+        except BaseException:
             registration.close()
             raise
-        self._names[name] = registration
+        return registration
 
     def start(self) -> None:
         self.started = True
@@ -524,7 +528,7 @@ class Server(_native.Disposable, grpc.Server):
         event = self._core.stop(grace)
         if self._plain is None:
             return event
-        return _Both(event, self._plain.stop(grace))
+        return Both(event, self._plain.stop(grace))
 
     def wait_for_termination(self, timeout: float | None = None) -> bool:
         """Block until the server has stopped. Returns whether that timed out."""
@@ -551,7 +555,7 @@ class Server(_native.Disposable, grpc.Server):
                 core.stop(None)
 
 
-class _Both(threading.Event):
+class Both(threading.Event):
     """The event of a server that stops in two places."""
 
     def __init__(self, first: threading.Event, second: threading.Event) -> None:

@@ -4,6 +4,7 @@
  */
 #include "native.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "wait.h"
@@ -33,6 +34,8 @@ typedef struct {
     PyObject *report;  /* callable(exception, text): logs a serializer's exception */
     PyObject
         *refresh; /* callable(): look for servers that have come; NULL: there is one place only */
+    PyObject *fallback; /* callable(multicallable, with_call, args, kwargs): what makes blocking
+                           calls while there is no link; NULL: acquire blocks for one */
     uint64_t next_refresh;
     PyObject *call_type;
     uint64_t max_receive;
@@ -74,24 +77,31 @@ static void freshen(Pump *pump)
 }
 
 /*
- * A loop polls between its callbacks only: what a server has said last, that it takes no more
- * calls, may still lie in the ring.
+ * Nobody polls between a loop's callbacks, or between one thread's calls: what a server has said
+ * last, that it takes no more calls, may still lie in the ring.
  */
 static void catch_up(Channel *channel)
 {
-    if (channel->pump->holder != NULL)
-        return;
+    Pump *pump = channel->pump;
+    int token;
+
     for (Py_ssize_t i = PyList_Size(channel->links); i-- > 0;) {
         if (i >= PyList_Size(channel->links))
             continue; /* one that ended has taken itself out */
         Link *link = (Link *)PyList_GetItem(channel->links, i);
-        if (TYPE_OF(link) == Link_Type && !link->dead && zh_link_ready(link->link)) {
-            Py_INCREF((PyObject *)link);
-            channel->pump->holder = channel;
-            link_dispatch(link);
-            channel->pump->holder = NULL;
-            Py_DECREF((PyObject *)link);
-        }
+        if (TYPE_OF(link) != Link_Type || link->dead || !zh_link_ready(link->link))
+            continue;
+        if (pump->aio ? pump->holder != NULL : !pump_hold(pump, &token))
+            return;
+        if (pump->aio)
+            pump->holder = &token;
+        Py_INCREF((PyObject *)link);
+        link_dispatch(link);
+        Py_DECREF((PyObject *)link);
+        if (pump->aio)
+            pump->holder = NULL;
+        else
+            pump_release(pump, &token);
     }
 }
 
@@ -109,10 +119,10 @@ static Link *pick(Channel *channel)
             write_unraisable(channel->refresh);
         Py_XDECREF(result);
     }
-    if (count > 0)
+    if (count > 0) {
         freshen(channel->pump);
-    if (channel->pump->aio)
         catch_up(channel);
+    }
     count = PyList_Size(channel->links);
     for (Py_ssize_t i = 0; i < count; i++) {
         Py_ssize_t at = (channel->next + i) % count;
@@ -223,6 +233,7 @@ static int channel_traverse(Channel *channel, visitproc visit, void *arg)
     Py_VISIT(channel->fail);
     Py_VISIT(channel->report);
     Py_VISIT(channel->refresh);
+    Py_VISIT(channel->fallback);
     Py_VISIT(channel->call_type);
     return 0;
 }
@@ -234,6 +245,7 @@ static int channel_clear(Channel *channel)
     Py_CLEAR(channel->fail);
     Py_CLEAR(channel->report);
     Py_CLEAR(channel->refresh);
+    Py_CLEAR(channel->fallback);
     Py_CLEAR(channel->call_type);
     return 0;
 }
@@ -317,8 +329,11 @@ static void report(Channel *channel, const char *text)
     Py_XDECREF(traceback);
 }
 
-/* Start the call and wait for its end. 0, or -1 with an exception. */
-static int run(UnaryUnary *self, Call *call, const Arguments *a)
+/*
+ * Start the call on `link` (NULL: look for one) and wait for its end. 0, or -1 with an exception;
+ * 1 when the link has ended before the call could be posted and there is another way.
+ */
+static int run(UnaryUnary *self, Call *call, const Arguments *a, Link *link)
 {
     Channel *channel = self->channel;
     PyObject *message;
@@ -357,7 +372,8 @@ static int run(UnaryUnary *self, Call *call, const Arguments *a)
     if (call->done)
         return 0;
 
-    Link *link = pick(channel);
+    if (link == NULL)
+        link = pick(channel);
     if (link != NULL) {
         Py_INCREF((PyObject *)link);
     } else {
@@ -382,7 +398,9 @@ static int run(UnaryUnary *self, Call *call, const Arguments *a)
     error = client_begin(call, link);
     Pump *pump = (Pump *)Py_NewRef((PyObject *)link->pump);
     Py_DECREF((PyObject *)link);
-    if (error != 0) {
+    if (error == -EPIPE && channel->fallback != NULL) {
+        error = 1;
+    } else if (error != 0) {
         client_fail(call, error);
     } else if (!call->done) {
         int how = pump_wait(pump, call, EVENT_DONE, deadline);
@@ -393,7 +411,7 @@ static int run(UnaryUnary *self, Call *call, const Arguments *a)
         error = how < 0 ? -1 : 0;
     }
     Py_DECREF((PyObject *)pump);
-    return error < 0 && PyErr_Occurred() ? -1 : 0;
+    return error < 0 ? (PyErr_Occurred() ? -1 : 0) : error;
 }
 
 /* The response of a call that is done, or NULL with the exception that stands for its status. */
@@ -430,39 +448,53 @@ static PyObject *conclude(UnaryUnary *self, Call *call)
     return NULL;
 }
 
-static PyObject *unary_invoke(UnaryUnary *self, PyObject *args, PyObject *kwargs,
-                              PyObject *call_type, Call **finished)
+/* The call goes another way: what `fallback` returns. */
+static PyObject *fall_back(UnaryUnary *self, PyObject *with_call, PyObject *args, PyObject *kwargs)
 {
+    return PyObject_CallFunctionObjArgs(self->channel->fallback, (PyObject *)self, with_call, args,
+                                        kwargs != NULL ? kwargs : Py_None, NULL);
+}
+
+static PyObject *unary_invoke(UnaryUnary *self, PyObject *args, PyObject *kwargs,
+                              PyObject *with_call)
+{
+    Channel *channel = self->channel;
+    Link *link = NULL;
     Arguments a;
 
     if (parse_arguments(args, kwargs, &a) != 0)
         return NULL;
-    Call *call = (Call *)PyObject_CallNoArgs(call_type);
-    if (call == NULL)
+    if (channel->fallback != NULL) {
+        link = pick(channel);
+        if (link == NULL)
+            return fall_back(self, with_call, args, kwargs);
+    } else if (pump_check_fork(channel->pump) != 0) {
         return NULL;
+    }
+    Py_XINCREF((PyObject *)link);
     PyObject *response = NULL;
-    if (run(self, call, &a) == 0)
+    Call *call = (Call *)PyObject_CallNoArgs(with_call == Py_True ? channel->call_type
+                                                                  : (PyObject *)ClientCall_Type);
+    int result = call == NULL ? -1 : run(self, call, &a, link);
+    Py_XDECREF((PyObject *)link);
+    if (result == 0)
         response = conclude(self, call);
-    if (finished != NULL && response != NULL)
-        *finished = call;
-    else
-        Py_DECREF((PyObject *)call);
+    else if (result > 0)
+        response = fall_back(self, with_call, args, kwargs);
+    if (result == 0 && response != NULL && with_call == Py_True)
+        return Py_BuildValue("(NN)", response, (PyObject *)call);
+    Py_XDECREF((PyObject *)call);
     return response;
 }
 
 static PyObject *unary_call(UnaryUnary *self, PyObject *args, PyObject *kwargs)
 {
-    return unary_invoke(self, args, kwargs, (PyObject *)ClientCall_Type, NULL);
+    return unary_invoke(self, args, kwargs, Py_False);
 }
 
 static PyObject *unary_with_call(UnaryUnary *self, PyObject *args, PyObject *kwargs)
 {
-    Call *call = NULL;
-    PyObject *response = unary_invoke(self, args, kwargs, self->channel->call_type, &call);
-
-    if (response == NULL)
-        return NULL;
-    return Py_BuildValue("(NN)", response, (PyObject *)call);
+    return unary_invoke(self, args, kwargs, Py_True);
 }
 
 static PyObject *unary_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
@@ -526,6 +558,9 @@ static PyMemberDef channel_members[] = {
      PyDoc_STR("report(exception, text): log a serializer's exception.")},
     {"refresh", T_OBJECT, offsetof(Channel, refresh), 0,
      PyDoc_STR("refresh(): look for servers that have come; asked by pick now and then.")},
+    {"fallback", T_OBJECT, offsetof(Channel, fallback), 0,
+     PyDoc_STR("fallback(multicallable, with_call, args, kwargs): make a blocking unary call while "
+               "there is no link, in place of acquire.")},
     {"wait_for_ready", T_BOOL, offsetof(Channel, wait_for_ready), 0,
      PyDoc_STR("What calls do that do not say.")},
     {"call_type", T_OBJECT, offsetof(Channel, call_type), 0, PyDoc_STR("What with_call returns.")},

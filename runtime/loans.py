@@ -1,7 +1,8 @@
 """Who holds what: the memory that this process has lent to its peers and not got back.
 
-With ZEROHOP_TRACE_LOANS=1 in the environment every loan is tagged with the line of the program that made
-it, and what is still lent at exit, when all channels and servers are closed, is printed to standard error.
+With ZEROHOP_TRACE_LOANS=1 in the environment every loan is tagged with the line of the program that
+made it, and what is still lent at exit, when all channels and servers are closed, is printed to
+standard error.
 Without it `loans` lists the same loans without their lines, and the call path pays nothing.
 """
 

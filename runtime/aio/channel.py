@@ -70,7 +70,9 @@ class Core:
         if self.native is None:
             self.loop = working_loop()
             self.pump = loop_pump(self.loop)
-            self.links = Links(self.pump.pump, route_of(self._target, self._options.allow_uids), self._options)
+            self.links = Links(
+                self.pump.pump, route_of(self._target, self._options.allow_uids), self._options
+            )
             self.connector = Connector(self.links, self.pump, self.loop)
             self.native = self.links.channel
         return self.native

@@ -1,4 +1,4 @@
-"""Ctrl-C at every moment of a wait: hundreds of signals, each at another point, none of them lost."""
+"""Ctrl-C at every moment of a wait: hundreds of signals, each at another point, none lost."""
 
 from __future__ import annotations
 

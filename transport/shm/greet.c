@@ -153,7 +153,7 @@ static void adopt_failed(const struct zh_link *link, int error, char *why, size_
     snprintf(why, room, "pid %d refused the memory of pid %d: %s", (int)getpid(), (int)link->pid,
              error == -EPERM     ? "a memfd without the seals"
              : error == -ENODATA ? "a memfd with holes"
-             : error == -EPROTO  ? "wrong number of descriptors or another ring layout"
+             : error == -EPROTO  ? "wrong descriptors or another ring layout"
                                  : strerror(-error));
 }
 

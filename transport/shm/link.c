@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "failpoint.h"
@@ -59,6 +60,24 @@ fail:
     return NULL;
 }
 
+/*
+ * A bell must be of an anonymous inode, which of those that can be written to only an eventfd is: a
+ * pipe would end us with SIGPIPE, a socket or a terminal block us. Then it does not block either.
+ */
+static int check_bell(int fd)
+{
+    struct stat st;
+
+    if (fstat(fd, &st) != 0)
+        return -errno;
+    if ((st.st_mode & S_IFMT) != 0)
+        return -EPROTO;
+    int flags = fcntl(fd, F_GETFL);
+    if (flags < 0 || fcntl(fd, F_SETFL, flags | O_NONBLOCK) != 0)
+        return -errno;
+    return 0;
+}
+
 int zh_link_adopt(struct zh_link *link, const struct zh_hello *hello, const int *fds, int count)
 {
     struct zh_arena_usage usage;
@@ -77,6 +96,9 @@ int zh_link_adopt(struct zh_link *link, const struct zh_hello *hello, const int 
          * block. */
         if (link->uid != geteuid())
             return -EPROTO;
+        error = check_bell(fds[2]);
+        if (error != 0)
+            return error;
         link->peer_bell = fcntl(fds[2], F_DUPFD_CLOEXEC, 0);
         if (link->peer_bell < 0)
             return -errno;

@@ -508,6 +508,10 @@ def test_an_interrupted_run_leaves_nothing(folder: Path, number: signal.Signals)
     assert "Traceback" not in output
     assert json.loads((folder / "found.json").read_text())["interrupted"] is True
     assert [path.name for path in folder.iterdir()] == ["found.json"]
+    # The peers end when their pipes do, a moment later.
+    deadline = time.monotonic() + 10
+    while processes_of(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert processes_of(folder) == []
 
 

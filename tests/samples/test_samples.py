@@ -318,7 +318,9 @@ def test_vision_says_which_service_died(shell: Shell, transport: str) -> None:
     )
     os.kill(edges, signal.SIGKILL)
     assert demo.process.wait(timeout=15) == 1
-    assert demo.errors.read_text() == "error: the service edges was killed: SIGKILL\n"
+    # Before that, the services whose calls fail may have logged it.
+    said = demo.errors.read_text().splitlines()
+    assert said[-1] == "error: the service edges was killed: SIGKILL"
     assert not shell.left_behind()
 
 

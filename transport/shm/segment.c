@@ -14,6 +14,10 @@
 #define F_SEAL_FUTURE_WRITE 0x0010 /* linux/fcntl.h, Linux 5.1 */
 #endif
 
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U /* linux/memfd.h, Linux 6.3 */
+#endif
+
 #define ZH_SEALS (F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_FUTURE_WRITE)
 
 int zh_segment_create(struct zh_segment *segment, const char *name, size_t size)
@@ -25,7 +29,11 @@ int zh_segment_create(struct zh_segment *segment, const char *name, size_t size)
     segment->size = 0;
     segment->fd = -1;
 
-    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    /* Where vm.memfd_noexec is 2, a memfd that could be executed is refused; before Linux 6.3 the
+     * flag is unknown. */
+    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    if (fd < 0 && errno == EINVAL)
+        fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return -errno;
     /* posix semantics of fallocate: allocates and zeroes, and extends the file to `size`. */

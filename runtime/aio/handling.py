@@ -112,8 +112,6 @@ async def serve(context: Context, plan: Plan, ended: Callable[[Context], None]) 
     """The task of a call: run its handler, and end the call whatever comes of it."""
     try:
         await plan.run(context, plan)
-        if context.abort_error is not None:
-            _log.error("Abort error unexpectedly suppressed: %r", context.abort_error)
     except BaseException as error:
         conclude(context, error)
     finally:

@@ -124,8 +124,13 @@ class Core:
             coroutine = serve(context, found, self._ended)
         else:
             coroutine = self._find_and_serve(context, method)
-        # Not create_task's own parameter: task factories of before Python 3.11 do not know it.
-        context.task = contextvars.Context().run(self.loop.create_task, coroutine)
+        try:
+            # Not create_task's own parameter: task factories of before Python 3.11 do not know it.
+            context.task = contextvars.Context().run(self.loop.create_task, coroutine)
+        except BaseException:
+            self._running.discard(context)
+            coroutine.close()
+            raise
 
     async def _find_and_serve(self, context: Context, method: str) -> None:
         details = HandlerCallDetails(method, context.invocation_metadata())

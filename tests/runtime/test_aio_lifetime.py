@@ -499,3 +499,85 @@ def test_fork(bare):
         timeout=60,
     )
     assert (done.returncode, done.stdout) == (0, "0\n"), done.stderr
+
+
+async def test_name_of_two_servers(impl, folder, monkeypatch):
+    """Calls are balanced over the servers of a name, and one that stops is left out at once."""
+    monkeypatch.setenv("ZEROHOP_REGISTRY", str(folder))
+    servers = []
+    for number in range(2):
+
+        async def unary(request, context, number=number):
+            return EchoReply(index=number)
+
+        server = impl.server()
+        echo_pb2_grpc.add_EchoServicer_to_server(make_servicer({}, {"unary": unary}), server)
+        assert server.add_insecure_port("zerohop:///pair") == 1
+        await server.start()
+        servers.append(server)
+    stub = echo_pb2_grpc.EchoStub(impl.channel("zerohop:///pair"))
+
+    async def answers(count):
+        return {(await stub.Unary(EchoRequest(), timeout=WAIT)).index for _ in range(count)}
+
+    assert await answers(10) == {0, 1}
+    await servers[0].stop(None)
+    assert await answers(10) == {1}
+    await servers[1].stop(None)
+    code, details = await code_and_details_aio(stub.Unary(EchoRequest()))
+    assert code is grpc.StatusCode.UNAVAILABLE
+    assert "pair" in details
+
+
+def test_server_is_killed(bare):
+    """Its calls end at once with UNAVAILABLE, a unary one and a stream in its middle."""
+    script = """
+    import asyncio, sys
+    from zerohop import aio
+    from zhtest import echo_pb2_grpc
+    from zhtest.types_pb2 import EchoReply
+
+    class Servicer(echo_pb2_grpc.EchoServicer):
+        async def Unary(self, request, context):
+            await asyncio.sleep(100)
+
+        async def ServerStream(self, request, context):
+            yield EchoReply()
+            await asyncio.sleep(100)
+
+    async def main():
+        server = aio.server()
+        echo_pb2_grpc.add_EchoServicer_to_server(Servicer(), server)
+        server.add_insecure_port(sys.argv[1])
+        await server.start()
+        print("up", flush=True)
+        await server.wait_for_termination()
+
+    asyncio.run(main())
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(script), bare.address()],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+    async def main():
+        async with asyncio.timeout(WAIT), aio.insecure_channel(bare.address()) as channel:
+            stub = echo_pb2_grpc.EchoStub(channel)
+            stream = stub.ServerStream(EchoRequest())
+            await stream.read()
+            calls = [asyncio.ensure_future(stub.Unary(EchoRequest())) for _ in range(20)]
+            await asyncio.sleep(0.05)
+            process.kill()
+            for awaitable in (*calls, stream.read()):
+                code, details = await code_and_details_aio(awaitable)
+                assert code is grpc.StatusCode.UNAVAILABLE
+                assert str(process.pid) in details
+            assert channel.get_state() is grpc.ChannelConnectivity.IDLE
+
+    try:
+        assert process.stdout.readline() == "up\n"
+        asyncio.run(main())
+    finally:
+        process.kill()
+        process.communicate()

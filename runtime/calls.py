@@ -33,6 +33,7 @@ _UNKNOWN = NUMBERS[grpc.StatusCode.UNKNOWN]
 _INTERNAL = NUMBERS[grpc.StatusCode.INTERNAL]
 
 BAD_REQUEST = "Exception serializing request!"
+LOCALLY_CANCELLED = "Locally cancelled by application!"
 BAD_RESPONSE = "Exception deserializing response!"
 
 
@@ -83,7 +84,7 @@ class _MultiThreadedRendezvous(Disposable, grpc.RpcError, grpc.Call, grpc.Future
         return None if deadline == 0 else max(0.0, (deadline - now()) / 1e9)
 
     def cancel(self) -> bool:
-        if self.call.cancel_with(_CANCELLED, "Locally cancelled by application!"):
+        if self.call.cancel_with(_CANCELLED, LOCALLY_CANCELLED):
             self._cancelled = True
             return True
         return False
@@ -223,6 +224,18 @@ class StreamRendezvous(_MultiThreadedRendezvous):
     def __iter__(self) -> StreamRendezvous:
         return self
 
+    def cancel(self) -> bool:
+        if super().cancel():
+            return True
+        # To grpcio a call lasts until its responses have been read.
+        unread = False
+        while self._local is None and isinstance(self.call.recv(), bytes):
+            unread = True
+        if unread:
+            self._local = (grpc.StatusCode.CANCELLED, LOCALLY_CANCELLED)
+            self._cancelled = True
+        return unread
+
     def __next__(self) -> Any:
         message = self.call.next()
         if message is None:
@@ -310,7 +323,7 @@ def wait_done(call: ClientCall) -> None:
     try:
         call.wait(EVENT_DONE)
     except BaseException:
-        call.cancel_with(_CANCELLED, "Locally cancelled by application!")
+        call.cancel_with(_CANCELLED, LOCALLY_CANCELLED)
         raise
 
 

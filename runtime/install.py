@@ -18,11 +18,13 @@ from types import ModuleType
 from typing import Any
 
 import grpc
+import grpc.aio
 import zerohop
 from zerohop import run_policy
-from zerohop.address import parse_target
+from zerohop.address import Target, parse_target
 from zerohop.options import ChannelArguments
 from zerohop.run_channel import RunChannel
+from zerohop.run_entry import listed
 from zerohop.run_server import RunServer
 
 _lock = threading.Lock()
@@ -37,6 +39,8 @@ def install() -> None:
         run_policy.configure()
         _replace(grpc, "server", _server)
         _replace(grpc, "insecure_channel", _insecure_channel)
+        _replace(grpc.aio, "server", _aio_server)
+        _replace(grpc.aio, "insecure_channel", _aio_insecure_channel)
 
 
 def uninstall() -> None:
@@ -61,21 +65,52 @@ def _insecure_channel(original: Callable[..., grpc.Channel]) -> Callable[..., gr
         options: ChannelArguments | None = None,
         compression: grpc.Compression | None = None,
     ) -> grpc.Channel:
-        if options is not None:
-            options = list(options)
-        try:
-            parsed = parse_target(target)
-        except (TypeError, ValueError):
+        options = listed(options)
+        parsed = _may_be_short(target, options)
+        if parsed is None:
             return original(target, options, compression)
         if parsed.native:
             return zerohop.insecure_channel(target, options, compression)
-        reason = run_policy.why_grpcio(parsed, options)
-        if reason:
-            run_policy.explain(target, "over grpcio", reason)
-            return original(target, options, compression)
         return RunChannel(original, parsed, options, compression)
 
     return insecure_channel
+
+
+def _aio_insecure_channel(
+    original: Callable[..., grpc.aio.Channel],
+) -> Callable[..., grpc.aio.Channel]:
+    def insecure_channel(
+        target: str,
+        options: ChannelArguments | None = None,
+        compression: grpc.Compression | None = None,
+        interceptors: Sequence[Any] | None = None,
+    ) -> grpc.aio.Channel:
+        # Here, because most programs have no use for them.
+        from zerohop import aio
+        from zerohop.run_aio_channel import RunChannel
+
+        options, interceptors = listed(options), listed(interceptors)
+        parsed = _may_be_short(target, options)
+        if parsed is None:
+            return original(target, options, compression, interceptors)
+        if parsed.native:
+            return aio.insecure_channel(target, options, compression, interceptors)
+        return RunChannel(original, parsed, options, compression, interceptors)
+
+    return insecure_channel
+
+
+def _may_be_short(target: str, options: ChannelArguments | None) -> Target | None:
+    """The parsed target of a channel that need not stay on grpcio."""
+    try:
+        parsed = parse_target(target)
+    except (TypeError, ValueError):  # grpcio has its own words for it
+        return None
+    reason = "" if parsed.native else run_policy.why_grpcio(parsed, options)
+    if reason:
+        run_policy.explain(target, "over grpcio", reason)
+        return None
+    return parsed
 
 
 def _server(original: Callable[..., grpc.Server]) -> Callable[..., grpc.Server]:
@@ -101,6 +136,30 @@ def _server(original: Callable[..., grpc.Server]) -> Callable[..., grpc.Server]:
         return RunServer(
             original,
             thread_pool,
+            handlers,
+            interceptors,
+            options,
+            maximum_concurrent_rpcs,
+            compression,
+        )
+
+    return server
+
+
+def _aio_server(original: Callable[..., grpc.aio.Server]) -> Callable[..., grpc.aio.Server]:
+    def server(
+        migration_thread_pool: futures.Executor | None = None,
+        handlers: Sequence[grpc.GenericRpcHandler] | None = None,
+        interceptors: Sequence[Any] | None = None,
+        options: ChannelArguments | None = None,
+        maximum_concurrent_rpcs: int | None = None,
+        compression: grpc.Compression | None = None,
+    ) -> grpc.aio.Server:
+        from zerohop.run_aio_server import RunServer
+
+        return RunServer(
+            original,
+            migration_thread_pool,
             handlers,
             interceptors,
             options,

@@ -111,6 +111,8 @@ class RunServer(Disposable, grpc.Server):
 
     def _dispose(self) -> None:
         # grpcio's server is dropped with this object, and stops.
+        if self.__dict__.get("_pid") != os.getpid():  # the parent's goes on
+            return
         with contextlib.suppress(Exception):
             self._published.withdraw()
         core = self.__dict__.get("_core")

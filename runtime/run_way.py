@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from zerohop import log
 from zerohop._native import ForkError, Pump
@@ -46,6 +47,7 @@ class Way:
         self._was_linked = False
         self._told = ""
         self.looking: threading.Event | None = None
+        self.on_looked: list[Callable[[], None]] = []  # called, from any thread, after a look
         self.looked = False  # has the first look ended?
 
     def linked(self) -> bool:
@@ -110,6 +112,8 @@ class Way:
             self.looked = True
             self.looking = None
             done.set()
+            for callback in list(self.on_looked):
+                callback()
         if self._was_linked:
             self._tell(SHORT, self._peers())
         else:

@@ -230,6 +230,7 @@ class Core:
         self._pool = pool
         self._stream_pool: futures.ThreadPoolExecutor | None = None
         self._names: dict[str, Registration] = {}
+        self._entries: list[Registration] = []
         self._paths: list[str] = []
         self._pid = os.getpid()
         self._lock = threading.Lock()
@@ -262,13 +263,14 @@ class Core:
         self._names[name] = self.enter()
 
     def enter(self) -> Registration:
-        """Listen on a socket in the registry; the entry is the caller's to commit and to close."""
+        """Listen on a socket in the registry. The caller commits the entry; stop() closes it."""
         registration = Registry().reserve()
         try:
             self.native.listen(registration.socket_path, socket_mode(self.options.allow_uids))
         except BaseException:
             registration.close()
             raise
+        self._entries.append(registration)
         return registration
 
     def start(self) -> None:
@@ -365,7 +367,7 @@ class Core:
             self._stop_unstarted(event)
             return event
         if first:
-            for registration in self._names.values():
+            for registration in self._entries:
                 registration.close()
             self.native.stop()
             self._remove_sockets()
@@ -381,7 +383,7 @@ class Core:
 
     def _stop_unstarted(self, event: threading.Event) -> None:
         """It did not run, so it does not terminate either, as in grpcio."""
-        for registration in self._names.values():
+        for registration in self._entries:
             registration.close()
         self.native.stop()
         self._remove_sockets()

@@ -29,7 +29,7 @@ from zerohop.aio.signals import EVENT_CONNECTED, EVERYTHING, Signals
 from zerohop.calls import BAD_REQUEST, BAD_RESPONSE, Deserializer, Serializer, outcome_of, report
 from zerohop.links import Links
 from zerohop.pumps import LoopPump
-from zerohop.status import FORKED, NUMBERS, Metadatum, Outcome
+from zerohop.status import CODES, FORKED, NUMBERS, Metadatum, Outcome
 
 _log = log.logger("channel")
 
@@ -297,6 +297,22 @@ class _StreamResponse(_Stream):
 
     _style = _ANY_STYLE
     _drained = False  # nothing more to read
+    _given_up = False  # cancelled after the core's end, before its responses had been read
+
+    def cancelled(self) -> bool:
+        return self._given_up or super().cancelled()
+
+    def _cancel(self, code: int, details: str) -> bool:
+        if super()._cancel(code, details):
+            return True
+        # To grpcio a call lasts until its responses have been read.
+        unread = False
+        while self._local is None and isinstance(self._native.recv(), bytes):
+            unread = True
+        if unread:
+            self._given_up = True
+            self._local = Outcome(CODES[code], details)
+        return unread
 
     def _use(self, style: int) -> None:
         if self._style == _ANY_STYLE:
@@ -316,6 +332,8 @@ class _StreamResponse(_Stream):
             message = native.recv()
         if message is None or native.was_cancelled:
             self._drained = True
+            if self._given_up:
+                raise asyncio.CancelledError
             self._raise_for_status()
             raise StopAsyncIteration
         if self._deserializer is None:

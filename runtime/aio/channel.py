@@ -33,6 +33,7 @@ from zerohop.aio.interceptors import (
 )
 from zerohop.aio.signals import working_loop
 from zerohop.calls import BAD_REQUEST, Deserializer, Serializer, deadline_after, report
+from zerohop.channel import NoLink
 from zerohop.links import Links, route_of
 from zerohop.options import ChannelArguments, parse
 from zerohop.pumps import LoopPump, loop_pump
@@ -56,6 +57,7 @@ class Core:
     pump: LoopPump
     links: Links
     connector: Connector
+    elsewhere = False  # is there another way than by links?
 
     def __init__(self, target: Target, options: ChannelArguments | None) -> None:
         self._target = target
@@ -70,12 +72,14 @@ class Core:
         if self.native is None:
             self.loop = working_loop()
             self.pump = loop_pump(self.loop)
-            self.links = Links(
-                self.pump.pump, route_of(self._target, self._options.allow_uids), self._options
-            )
+            self.links = self._make_links()
             self.connector = Connector(self.links, self.pump, self.loop)
             self.native = self.links.channel
         return self.native
+
+    def _make_links(self) -> Links:
+        route = route_of(self._target, self._options.allow_uids)
+        return Links(self.pump.pump, route, self._options)
 
     def begin(
         self,
@@ -88,7 +92,10 @@ class Core:
         wait_for_ready: bool | None,
         pinned: bool,
     ) -> int:
-        """Start a call, or have it wait for a link. Returns its deadline, 0 for none."""
+        """Start a call, or have it wait for a link. Returns its deadline, 0 for none.
+
+        Raises NoLink in place of waiting where calls have another way to go.
+        """
         native = self.native
         assert native is not None
         call.links = self.links
@@ -100,6 +107,8 @@ class Core:
         if link is not None:
             call.begin(native, link, method, message, metadata, deadline, end, pinned)
             self.pump.expect()
+        elif self.elsewhere:
+            raise NoLink
         elif self._pid != os.getpid():
             call.end(_FAILED_PRECONDITION, FORKED)
         else:
@@ -304,14 +313,19 @@ class _StreamStream(_StreamUnary, grpc.aio.StreamStreamMultiCallable[Any, Any]):
 class Channel(grpc.aio.Channel):
     """A channel to the servers of a `shm:` or `zerohop:///` target; made by `insecure_channel`."""
 
+    _kinds: tuple[Any, Any, Any, Any] = (_UnaryUnary, _UnaryStream, _StreamUnary, _StreamStream)
+
     def __init__(
         self,
         target: Target,
         options: ChannelArguments | None,
         interceptors: Sequence[Any] | None,
     ) -> None:
+        self._open(Core(target, options), interceptors)
+
+    def _open(self, core: Core, interceptors: Sequence[Any] | None) -> None:
         self._chains = Chains(interceptors)
-        self._core = Core(target, options)
+        self._core = core
         with contextlib.suppress(RuntimeError):
             asyncio.get_running_loop()
             self._core.bind()
@@ -408,7 +422,7 @@ class Channel(grpc.aio.Channel):
         response_deserializer: Deserializer = None,
         _registered_method: bool | None = False,
     ) -> Any:
-        return _UnaryUnary(
+        return self._kinds[0](
             self._core,
             method,
             request_serializer,
@@ -424,7 +438,7 @@ class Channel(grpc.aio.Channel):
         response_deserializer: Deserializer = None,
         _registered_method: bool | None = False,
     ) -> Any:
-        return _UnaryStream(
+        return self._kinds[1](
             self._core,
             method,
             request_serializer,
@@ -440,7 +454,7 @@ class Channel(grpc.aio.Channel):
         response_deserializer: Deserializer = None,
         _registered_method: bool | None = False,
     ) -> Any:
-        return _StreamUnary(
+        return self._kinds[2](
             self._core,
             method,
             request_serializer,
@@ -456,7 +470,7 @@ class Channel(grpc.aio.Channel):
         response_deserializer: Deserializer = None,
         _registered_method: bool | None = False,
     ) -> Any:
-        return _StreamStream(
+        return self._kinds[3](
             self._core,
             method,
             request_serializer,

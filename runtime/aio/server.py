@@ -47,6 +47,7 @@ class Core:
         self.pump = loop_pump(self.loop)
         self._pool = pool
         self._names: dict[str, Registration] = {}
+        self._entries: list[Registration] = []
         self._paths: list[str] = []
         self._pid = os.getpid()
         self._plans: dict[str, Plan | None] = {}
@@ -76,14 +77,19 @@ class Core:
         self.pump.guests.add(self)
 
     def publish(self, name: str) -> None:
+        self._names[name] = self.enter()
+
+    def enter(self) -> Registration:
+        """Listen on a socket in the registry. The caller commits the entry; the end closes it."""
         registration = Registry().reserve()
         try:
             self.native.listen(registration.socket_path, socket_mode(self.options.allow_uids))
-        except OSError:
+        except BaseException:
             registration.close()
             raise
-        self._names[name] = registration
+        self._entries.append(registration)
         self.pump.guests.add(self)
+        return registration
 
     def start(self) -> None:
         self.started = True
@@ -94,9 +100,9 @@ class Core:
     def _leave_addresses(self) -> None:
         if self.forked():  # a child must not take the parent's addresses
             return
-        for registration in self._names.values():
+        for registration in self._entries:
             registration.close()
-        self._names.clear()
+        self._entries.clear()
         for path in self._paths:
             with contextlib.suppress(OSError):
                 os.unlink(path)

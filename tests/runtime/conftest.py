@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from faultharness import *  # noqa: F403 - fixtures
 from registryharness import *  # noqa: F403 - fixtures
+from runharness import *  # noqa: F403 - fixtures
 
 _HERE = Path(__file__).resolve().parent
 # Whatever the import mode, the test modules find the harness.

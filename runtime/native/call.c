@@ -36,13 +36,10 @@ void call_event(Call *call, uint32_t events)
         pump_push_event(call->pump, call);
 }
 
-int call_flush(Call *call)
+static int flush(Link *link, Call *call)
 {
-    Link *link = call->link;
     int error = 0;
 
-    if (link == NULL || call->done || !call->started || call->flushing)
-        return 0;
     if (call->outbox != NULL) {
         if (call->send_credit <= 0) {
             link_starve(link, call, true);
@@ -74,6 +71,19 @@ int call_flush(Call *call)
     return error;
 }
 
+int call_flush(Call *call)
+{
+    Link *link = call->link;
+
+    if (link == NULL || call->done || !call->started || call->flushing)
+        return 0;
+    /* A call that ends while a large message is being copied lets go of its link. */
+    Py_INCREF((PyObject *)link);
+    int error = flush(link, call);
+    Py_DECREF((PyObject *)link);
+    return call->done ? 0 : error;
+}
+
 int call_flush_or_stall(Call *call)
 {
     int error = call_flush(call);
@@ -99,13 +109,21 @@ void call_taken(Call *call, PyObject *message)
     }
 }
 
-/* Out of everything that a call is in while it is open. */
+/*
+ * Out of everything that a call is in while it is open. The call may live on for long: an error
+ * that was raised is in a cycle with its own traceback. So it keeps nothing of a peer that may have
+ * died.
+ */
 static void leave(Call *call)
 {
     if (call->pump != NULL)
         pump_remove_deadline(call->pump, call);
-    if (call->link != NULL)
+    if (call->link != NULL) {
         link_starve(call->link, call, false);
+        if (!call->client && call->peer == NULL)
+            call->peer = Py_XNewRef(link_peer(call->link));
+    }
+    Py_CLEAR(call->link);
     Py_CLEAR(call->outbox);
     Py_CLEAR(call->metadata_area);
     Py_CLEAR(call->owner);
@@ -305,7 +323,6 @@ static void server_leave(Call *call)
 
     call->done = true;
     call->got_end = true;
-    leave(call);
     if (link != NULL) {
         uint32_t index = (uint32_t)call->id;
         if (link->calls[index] == call) {
@@ -316,6 +333,7 @@ static void server_leave(Call *call)
         if (link->deferred != NULL)
             link_serve_deferred(link);
     }
+    leave(call);
     server_call_closed(call);
     call_event(call, EVENT_INITIAL | EVENT_MESSAGE | EVENT_WRITABLE | EVENT_DONE);
 }
@@ -343,12 +361,12 @@ void server_finish_text(Call *call, int code, const char *details, size_t detail
                         PyObject *trailing, PyObject *message)
 {
     Buffer buffer;
-    Link *link = call->link;
     int error = -ENOMEM;
 
     if (call->done || call->finishing)
         return;
     call->finishing = true;
+    Link *link = (Link *)Py_NewRef((PyObject *)call->link);
     buffer_init(&buffer);
     bool encoded = (details_bytes == 0 ||
                     metadata_encode_text(&buffer, SECTION_DETAILS, details, details_bytes) == 0) &&
@@ -388,6 +406,7 @@ void server_finish_text(Call *call, int code, const char *details, size_t detail
     /* The link may have ended while a large message was being copied. */
     if (!call->done)
         server_leave(call);
+    Py_DECREF((PyObject *)link);
 }
 
 void server_cancelled(Call *call, int code)

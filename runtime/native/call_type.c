@@ -79,6 +79,7 @@ static void call_dealloc(Call *call)
     Py_CLEAR(call->initial_raw);
     Py_CLEAR(call->trailing_raw);
     Py_CLEAR(call->details);
+    Py_CLEAR(call->peer);
     Py_CLEAR(call->pump);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(call);
@@ -370,13 +371,19 @@ static PyObject *server_send_initial(Call *call, PyObject *metadata)
         server_finish(call, STATUS_INTERNAL, INVALID_METADATA, NULL, NULL);
         Py_RETURN_NONE;
     }
+    if (call->done || call->sent_initial) { /* while Python was asked for the metadata */
+        buffer_free(&buffer);
+        Py_RETURN_NONE;
+    }
     call->sent_initial = true;
     if (buffer.counted > METADATA_HARD_LIMIT) {
         server_finish(call, STATUS_RESOURCE_EXHAUSTED, "sent metadata size exceeds hard limit",
                       NULL, NULL);
     } else {
         header.metadata_bytes = (uint32_t)buffer.used;
-        error = link_post_call(call->link, &header, buffer.data, NULL, ZH_CALLS, false);
+        Link *link = (Link *)Py_NewRef((PyObject *)call->link);
+        error = link_post_call(link, &header, buffer.data, NULL, ZH_CALLS, false);
+        Py_DECREF((PyObject *)link);
     }
     buffer_free(&buffer);
     if (is_exhaustion(error) || error == -EINVAL)
@@ -430,11 +437,9 @@ static PyObject *server_retire(Call *call, PyObject *Py_UNUSED(ignored))
 
 static PyObject *server_peer(Call *call, PyObject *Py_UNUSED(ignored))
 {
-    struct zh_link_info info = {.agent = ""};
+    PyObject *peer = call->link != NULL ? link_peer(call->link) : call->peer;
 
-    if (call->link != NULL && call->pump->fork_generation == zh_fork_now())
-        zh_link_info(call->link->link, &info);
-    return Py_BuildValue("(iIs)", (int)info.pid, (unsigned)info.uid, info.agent);
+    return peer != NULL ? Py_NewRef(peer) : Py_BuildValue("(iIs)", 0, 0u, "");
 }
 
 #define SEND_METHOD                                                                                \

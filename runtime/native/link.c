@@ -612,6 +612,20 @@ static void link_ended(Link *link)
     link_close(link, STATUS_UNAVAILABLE, why);
 }
 
+PyObject *link_peer(Link *link)
+{
+    struct zh_link_info info = {.agent = ""};
+
+    if (link->peer == NULL) {
+        if (link->pump->fork_generation == zh_fork_now())
+            zh_link_info(link->link, &info);
+        link->peer = Py_BuildValue("(iIs)", (int)info.pid, (unsigned)info.uid, info.agent);
+        if (link->peer == NULL)
+            PyErr_Clear();
+    }
+    return link->peer;
+}
+
 void link_take_returns(Link *link)
 {
     struct zh_return credit;
@@ -751,6 +765,7 @@ static void link_dealloc(Link *link)
     link_clear(link);
     zh_link_close(link->link, "the link was dropped");
     zh_link_unref(link->link);
+    Py_CLEAR(link->peer);
     Py_CLEAR(link->pump);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(link);

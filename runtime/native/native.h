@@ -95,6 +95,7 @@ struct Call {
     PyObject_HEAD
     PyObject *weakrefs;
     Link *link;          /* strong; NULL before start and after the end */
+    PyObject *peer;      /* server, after the end: see link_peer */
     Pump *pump;          /* strong once started */
     Server *server;      /* strong, of server calls */
     Call *next;          /* in the pump's queue of calls to serve, strong */
@@ -164,6 +165,7 @@ struct Link {
     PyObject *names;                 /* client: dict of method to number; server: list of methods */
     PyObject *entries;               /* server: list of handlers, parallel to names */
     PyObject *on_dead;               /* callable() */
+    PyObject *peer;                  /* tuple (pid, uid, agent), made when first asked for */
     Call *deferred, **deferred_tail; /* server: over max_streams, to be served later; strong */
     uint32_t deferred_count;
     Call *stalled, **stalled_tail;
@@ -316,6 +318,8 @@ int link_type_init(PyObject *module);
 Link *link_wrap(Pump *pump, struct zh_link *zh, Server *server);
 /* Deliver what has arrived. Only by the holder of the pump. */
 void link_dispatch(Link *link);
+/* (pid, uid, user agent) of the peer: borrowed, or NULL when out of memory. */
+PyObject *link_peer(Link *link);
 /* Take back loans and credit. Only by the holder of the pump. */
 void link_take_returns(Link *link);
 void link_on_event(Link *link);

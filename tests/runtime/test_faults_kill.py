@@ -89,7 +89,7 @@ def test_server_in_the_middle_of_a_call(home, launch, size, kind):
 
 
 def test_server_that_has_forked(home, launch, size):
-    """The child of the dead peer still has its end of the socket, were it not closed at the fork."""
+    """The child of the dead peer still has its end of the socket, were it not closed at fork."""
     before = holdings()
     server = launch("server = serve()")
     stub = echo_pb2_grpc.EchoStub(home.channel())

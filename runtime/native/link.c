@@ -126,6 +126,8 @@ static void deliver_to_client(Link *link, const struct zh_received *received)
             link->generations[index]++;
             link->free_list[link->free_count++] = (uint16_t)index;
             link->open_calls--;
+            if (link->given_up > 0)
+                link_gave_up(link, -1);
         }
         return;
     }
@@ -398,6 +400,7 @@ void link_close(Link *link, int code, const char *why)
     if (link->dead)
         return;
     link->dead = true;
+    link_gave_up(link, -(int)link->given_up);
     if (link->greeting) {
         link->greeting = false;
         link->pump->greeting--;

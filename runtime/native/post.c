@@ -123,6 +123,12 @@ void link_starve(Link *link, Call *call, bool starved)
         zh_pump_wake(link->pump->pump);
 }
 
+void link_gave_up(Link *link, int change)
+{
+    link->given_up = (uint32_t)((int)link->given_up + change);
+    pump_background(link->pump, change);
+}
+
 void link_stall(Link *link, Call *call)
 {
     if (call->stalled)

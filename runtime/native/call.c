@@ -299,17 +299,14 @@ void client_abandon(Call *call)
         call->fork_generation != zh_fork_now())
         return;
     struct zh_record header = {.kind = ZH_CANCEL, .call = call->id};
-    PyObject *type, *value, *traceback;
     link_post_call(link, &header, NULL, NULL, 0, false);
     link_starve(link, call, false);
-    PyErr_Fetch(&type, &value, &traceback);
     if (link->calls[(uint32_t)call->id] == call) {
         link->calls[(uint32_t)call->id] = NULL;
         link_gave_up(link, 1);
     }
     if (call->background)
         pump_background(call->pump, -1);
-    PyErr_Restore(type, value, traceback);
 }
 
 void client_expired(Call *call)

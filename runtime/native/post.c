@@ -125,8 +125,13 @@ void link_starve(Link *link, Call *call, bool starved)
 
 void link_gave_up(Link *link, int change)
 {
+    PyObject *type, *value, *traceback;
+
+    /* A Ctrl-C may be why the call was given up, or its destructor. */
+    PyErr_Fetch(&type, &value, &traceback);
     link->given_up = (uint32_t)((int)link->given_up + change);
     pump_background(link->pump, change);
+    PyErr_Restore(type, value, traceback);
 }
 
 void link_stall(Link *link, Call *call)

@@ -5,9 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := build/stamps
 
-# Debian packages: the compiler, Python's headers and venv, what tests of networks need, and the model
-# checker for tests/shm/postwait.pml.
-DEBIAN_PACKAGES := gcc libc6-dev python3 python3-dev python3-venv pkg-config iproute2 git spin
+# Debian packages: the compiler, Python's headers and venv, and what tests of networks need.
+DEBIAN_PACKAGES := gcc libc6-dev python3 python3-dev python3-venv pkg-config iproute2 git
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

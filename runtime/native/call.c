@@ -219,6 +219,7 @@ int client_post_start(Call *call)
         /* Given up while the message was being copied: the server must hear of it. */
         struct zh_record cancel = {.kind = ZH_CANCEL, .call = id};
         link_post_call(link, &cancel, NULL, NULL, 0, false);
+        link_gave_up(link, 1);
         return 0;
     }
     call->id = id;
@@ -282,8 +283,10 @@ void client_cancel(Call *call, int code, const char *details)
         /* One slot is kept for it. */
         link_post_call(link, &header, NULL, NULL, 0, false);
         uint32_t index = (uint32_t)call->id;
-        if (link->calls[index] == call)
+        if (link->calls[index] == call) {
             link->calls[index] = NULL;
+            link_gave_up(link, 1);
+        }
     }
     client_finish(call, code, details);
 }
@@ -297,8 +300,11 @@ void client_abandon(Call *call)
         return;
     struct zh_record header = {.kind = ZH_CANCEL, .call = call->id};
     link_post_call(link, &header, NULL, NULL, 0, false);
-    if (link->calls[(uint32_t)call->id] == call)
+    link_starve(link, call, false);
+    if (link->calls[(uint32_t)call->id] == call) {
         link->calls[(uint32_t)call->id] = NULL;
+        link_gave_up(link, 1);
+    }
     if (call->background)
         pump_background(call->pump, -1);
 }

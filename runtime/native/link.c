@@ -133,6 +133,17 @@ void link_starve(Link *link, Call *call, bool starved)
         zh_pump_wake(link->pump->pump);
 }
 
+void link_gave_up(Link *link, int change)
+{
+    PyObject *type, *value, *traceback;
+
+    /* A Ctrl-C may be why the call was given up, or its destructor. */
+    PyErr_Fetch(&type, &value, &traceback);
+    link->given_up = (uint32_t)((int)link->given_up + change);
+    pump_background(link->pump, change);
+    PyErr_Restore(type, value, traceback);
+}
+
 void link_stall(Link *link, Call *call)
 {
     if (call->stalled)
@@ -306,6 +317,8 @@ static void deliver_to_client(Link *link, const struct zh_received *received)
             link->generations[index]++;
             link->free_list[link->free_count++] = (uint16_t)index;
             link->open_calls--;
+            if (link->given_up > 0)
+                link_gave_up(link, -1);
         }
         return;
     }
@@ -578,6 +591,7 @@ void link_close(Link *link, int code, const char *why)
     if (link->dead)
         return;
     link->dead = true;
+    link_gave_up(link, -(int)link->given_up);
     if (link->greeting) {
         link->greeting = false;
         link->pump->greeting--;

@@ -161,6 +161,7 @@ struct Link {
     bool wanting;        /* the peer rings when it frees slots or returns something */
     uint32_t starved;    /* calls whose outbox waits for credit */
     uint32_t open_calls; /* slots of the ring kept for their last records */
+    uint32_t given_up;   /* client: of these, calls whose last record nobody waits for */
     uint32_t next_name;
     PyObject *names;                 /* client: dict of method to number; server: list of methods */
     PyObject *entries;               /* server: list of handlers, parallel to names */
@@ -328,6 +329,11 @@ void link_unstall(Link *link);
 /* A call of the server has ended: those that waited for its place. */
 void link_serve_deferred(Link *link);
 void link_stall(Link *link, Call *call);
+/*
+ * A call was given up (+1), or its last record has come (-1). Until then somebody must listen: the
+ * server's messages to it are still in the ring, on loan.
+ */
+void link_gave_up(Link *link, int change);
 /* Does the call's outbox wait for credit? */
 void link_starve(Link *link, Call *call, bool starved);
 /* End a link: its calls get `code` and `why`. */

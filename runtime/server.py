@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import grpc
@@ -228,7 +229,7 @@ class Core:
         self.handlers = handlers
         self.options = parse(options)
         self._pool = pool
-        self._stream_pool: futures.ThreadPoolExecutor | None = None
+        self._stream_pool: ThreadPoolExecutor | None = None
         self._names: dict[str, Registration] = {}
         self._entries: list[Registration] = []
         self._paths: list[str] = []
@@ -273,8 +274,14 @@ class Core:
         self._entries.append(registration)
         return registration
 
+    @property
+    def pooled(self) -> bool:
+        """Do threads of a pool run handlers?"""
+        return self._pool is not None or self._stream_pool is not None
+
     def start(self) -> None:
         self.started = True
+        _started.add(self)
         self.native.start()
         for name, registration in self._names.items():
             registration.commit([name])
@@ -337,7 +344,7 @@ class Core:
             or handler.stream_stream
         )
         own = getattr(behavior, "experimental_thread_pool", None)
-        if isinstance(own, futures.ThreadPoolExecutor):
+        if isinstance(own, ThreadPoolExecutor):
             return own
         if self._pool is not None:
             return None  # we are in it
@@ -347,7 +354,7 @@ class Core:
             return None
         with self._lock:
             if self._stream_pool is None:
-                self._stream_pool = futures.ThreadPoolExecutor(
+                self._stream_pool = ThreadPoolExecutor(
                     STREAM_THREADS, thread_name_prefix="zerohop-stream"
                 )
             return self._stream_pool
@@ -418,7 +425,7 @@ def _may_poll(pool: futures.Executor, native: _native.Server) -> Callable[[], bo
 
     Only the standard library's own pool can be asked; others get every call by submit.
     """
-    if type(pool).submit is not futures.ThreadPoolExecutor.submit:
+    if type(pool).submit is not ThreadPoolExecutor.submit:
         return lambda: False
     workers: int = pool._max_workers  # type: ignore[attr-defined]
     waiting = pool._work_queue.empty  # type: ignore[attr-defined]
@@ -427,7 +434,23 @@ def _may_poll(pool: futures.Executor, native: _native.Server) -> Callable[[], bo
     return lambda: native.running < workers and waiting()
 
 
-_stop_at_exit: weakref.WeakSet[Core] = weakref.WeakSet()
+_started: weakref.WeakSet[Core] = weakref.WeakSet()
+
+
+def _stop_pooled() -> None:
+    """At exit, before Python joins the threads of pools: end what their handlers may wait for.
+
+    From here on a pool takes no more work, so its server is at its end. A server without one goes
+    on while threads of the program do.
+    """
+    for core in list(_started):
+        if core.pooled and not core.termination.is_set():
+            with contextlib.suppress(Exception):
+                core.stop(None)
+
+
+# As concurrent.futures.thread did when it was imported; functions registered later run earlier.
+threading._register_atexit(_stop_pooled)  # type: ignore[attr-defined]
 
 
 class Server(_native.Disposable, grpc.Server):
@@ -481,7 +504,7 @@ class Server(_native.Disposable, grpc.Server):
     def _plain_server(self) -> grpc.Server:
         if self._plain is None:
             interceptors, options, limit, compression = self._plain_arguments
-            pool: Any = self._pool or futures.ThreadPoolExecutor(thread_name_prefix="zerohop-grpc")
+            pool: Any = self._pool or ThreadPoolExecutor(thread_name_prefix="zerohop-grpc")
             self._plain = grpc.server(
                 pool,
                 None,

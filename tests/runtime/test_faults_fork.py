@@ -250,12 +250,17 @@ def test_preloaded_workers(home, tmp_path, monkeypatch):
         pid = os.fork()
         if pid == 0:
             worker = serve("zerohop:///shop")
-            print("worker", flush=True)
+            os.write(1, b"worker\n")
             time.sleep(60)
             os._exit(0)
         pids.append(pid)
     """
-    code = PREAMBLE + SERVER + textwrap.dedent(script) + "\nprint(pids)\ncommands(globals())\n"
+    code = (
+        PREAMBLE
+        + SERVER
+        + textwrap.dedent(script)
+        + '\nos.write(1, f"{pids}\\n".encode())\ncommands(globals())\n'
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code, "unused"],
         stdin=subprocess.PIPE,

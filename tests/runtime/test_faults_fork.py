@@ -220,8 +220,7 @@ def test_multiprocessing_pool(home, launch):
             if own is None:
                 forked(lambda: stub.Unary(EchoRequest(), timeout=5))
                 own = stub_of()
-            request = EchoRequest(text=str(number), payload=bytes(number * 1000))
-            reply = own.Unary(request, timeout=30)
+            reply = own.Unary(EchoRequest(payload=bytes(number * 1000)), timeout=30)
             return reply.index, len(reply.payload), os.getpid()
 
         with multiprocessing.get_context("fork").Pool(4) as pool:

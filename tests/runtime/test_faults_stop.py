@@ -90,7 +90,7 @@ def test_server(home, launch, size):
 
 
 def test_queued_calls(home, launch):
-    """More calls than a link takes: those that were not posted say so. Then all is as before."""
+    """More calls than a link takes: those not posted say so. Then all is as before."""
     server = launch("server = serve()")
     stub = echo_pb2_grpc.EchoStub(home.channel())
     launch("server = serve()", home.address("other"))

@@ -23,7 +23,7 @@ PIP_INSTALL := pip install --quiet --no-build-isolation --no-deps --force-reinst
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-c test-c-plain test-c-asan test-py bench lint format install venv clean distclean
+.PHONY: help demo test test-c test-c-plain test-c-asan test-py soak bench lint format install venv clean distclean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
@@ -105,6 +105,9 @@ test-c: test-c-plain test-c-asan
 
 test-py: install ## The Python tests alone
 	$(BIN)/python -m pytest tests -q $(PYTEST_ARGS)
+
+soak: install ## A soak of ZEROHOP_SOAK_SECONDS (60): random calls, kills and reconnects
+	ZEROHOP_SOAK_SECONDS=$${ZEROHOP_SOAK_SECONDS:-60} $(BIN)/python -m pytest tests/runtime/test_soak.py -q $(PYTEST_ARGS)
 
 test: test-c ## All tests: C (plain, then sanitizers), then Python
 	@$(MAKE) --no-print-directory test-py

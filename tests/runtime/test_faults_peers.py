@@ -350,7 +350,7 @@ def test_hundreds_of_sessions_of_garbage(home):
     print("seed", seed)
     rng = random.Random(seed)
     peer = home.serve()
-    peer.stub.Unary(EchoRequest(), timeout=WAIT)
+    peer.stub.Unary(EchoRequest(payload=bytes(5000)), timeout=WAIT)
     before, sessions = holdings(), 0
     end = time.monotonic() + 6
     with Traffic(peer.stub, 5000) as traffic:

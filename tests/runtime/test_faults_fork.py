@@ -249,7 +249,7 @@ def test_preloaded_workers(home, tmp_path, monkeypatch):
         pid = os.fork()
         if pid == 0:
             worker = serve("zerohop:///shop")
-            os.write(1, b"worker\n")
+            os.write(1, b"worker\\n")
             time.sleep(60)
             os._exit(0)
         pids.append(pid)

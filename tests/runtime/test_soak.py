@@ -1,5 +1,5 @@
 """A soak: client processes call servers in all ways with random sizes, while servers and clients
-are killed, stopped and replaced. At the end everything that was lent is back and nothing has leaked.
+are killed, stopped and replaced. At the end all that was lent is back and nothing has leaked.
 
 It runs for ZEROHOP_SOAK_SECONDS, six by default; `make soak` takes sixty. ZEROHOP_SOAK_SEED repeats
 the choices of a run that has failed.

@@ -443,6 +443,7 @@ PyObject *pump_run(Pump *pump, PyObject *Py_UNUSED(ignored))
             continue;
         }
         if (pump->sleepers > 0 || pump->asleep_for != NULL || !needs_listener(pump)) {
+            pass_on(pump); /* to a caller who has left the listening to us */
             raised = park(pump, &rounds);
             continue;
         }
@@ -453,8 +454,7 @@ PyObject *pump_run(Pump *pump, PyObject *Py_UNUSED(ignored))
             n = 0;
             pump_dispatch(pump);
             if (pump->calls != NULL || pump->events != NULL || idle_spin(pump, &token)) {
-                if (pump->holder == &token)
-                    pump->holder = NULL;
+                pump_release(pump, &token); /* to a caller, if one waits: a handler may be long */
                 continue;
             }
             if (pump->holder != &token)

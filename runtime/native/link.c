@@ -163,6 +163,8 @@ void link_unstall(Link *link)
     Call *list = link->stalled;
     bool ring_full = false;
 
+    if (link->wanting && !link->dead) /* space that comes from here on is news */
+        zh_link_want(link->link, ZH_WANT_SPACE | ZH_WANT_RETURNS, true);
     link->stalled = NULL;
     link->stalled_tail = &link->stalled;
     while (list != NULL) {

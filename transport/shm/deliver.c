@@ -25,7 +25,12 @@ bool zh_link_ready(const struct zh_link *link)
     const struct zh_side *peer = zh_link_peer(link);
     return atomic_load_explicit(&peer->head, memory_order_acquire) != zh_link_tail(&link->tail) ||
            atomic_load_explicit(&peer->return_head, memory_order_acquire) !=
-               zh_link_tail(&link->return_tail);
+               zh_link_tail(&link->return_tail) ||
+           /* The bell for space alone would not do: whoever hears it may leave the work to another.
+            */
+           (atomic_load_explicit(&link->want_space, memory_order_acquire) &&
+            atomic_load_explicit(&peer->tail, memory_order_acquire) !=
+                atomic_load_explicit(&link->want_tail, memory_order_relaxed));
 }
 
 /* Copy out of the peer's memory, once: the compiler may not read it again. */

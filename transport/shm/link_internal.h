@@ -46,7 +46,9 @@ struct zh_link {
     uint64_t tail_seen; /* the peer's tail when last looked at */
     uint64_t return_head;
     uint64_t return_tail_seen;
-    uint32_t rung_epoch; /* the epoch of the peer for which we rang last */
+    _Atomic bool want_space;    /* somebody waits for slots: look at the peer's tail, too */
+    _Atomic uint64_t want_tail; /* ... whether it has moved from here */
+    uint32_t rung_epoch;        /* the epoch of the peer for which we rang last */
     struct zh_arena *arena;
     struct zh_ledger ledger;
     uint32_t sent[ZH_ARENA_SEGMENTS]; /* ids of our segments that the peer has; 0: free entry */

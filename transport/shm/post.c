@@ -120,11 +120,24 @@ int zh_link_post(struct zh_link *link, const struct zh_record *header, const voi
 void zh_link_want(struct zh_link *link, uint32_t want, bool on)
 {
     struct zh_side *own = zh_link_own(link);
+    bool space = (want & ZH_WANT_SPACE) != 0;
 
+    pthread_mutex_lock(&link->lock);
+    if (on && space) {
+        /* What the last post saw that found no room; asked again, what a retry will see from now
+         * on. */
+        uint64_t seen = link->tail_seen;
+        if (atomic_load_explicit(&link->want_space, memory_order_relaxed))
+            seen = atomic_load_explicit(&zh_link_peer(link)->tail, memory_order_acquire);
+        atomic_store_explicit(&link->want_tail, seen, memory_order_relaxed);
+    }
+    if (space)
+        atomic_store_explicit(&link->want_space, on, memory_order_release);
     if (on)
         atomic_fetch_or_explicit(&own->want, want, memory_order_relaxed);
     else
         atomic_fetch_and_explicit(&own->want, ~want, memory_order_relaxed);
+    pthread_mutex_unlock(&link->lock);
     /* The caller looks at the ring or the returns once more after this. */
     atomic_thread_fence(memory_order_seq_cst);
 }

@@ -95,7 +95,7 @@ ZH_API uint32_t zh_link_state(const struct zh_link *link);
 ZH_API uint64_t zh_link_key(const struct zh_link *link);
 ZH_API void zh_link_info(struct zh_link *link, struct zh_link_info *info);
 
-/* Is there a record or a return? */
+/* Is there a record, a return or, where zh_link_want asked for it, space? */
 ZH_API bool zh_link_ready(const struct zh_link *link);
 
 /*

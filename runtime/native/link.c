@@ -113,11 +113,20 @@ int link_post_call(Link *link, struct zh_record *header, const void *metadata, P
 /* Have the peer ring for slots and returns while anybody waits for one. */
 static void update_want(Link *link)
 {
-    bool want = link->stalled != NULL || link->starved > 0;
+    bool space = link->stalled != NULL;
+    bool returns = space || link->starved > 0;
 
-    if (want != link->wanting && !link->dead) {
-        link->wanting = want;
-        zh_link_want(link->link, ZH_WANT_SPACE | ZH_WANT_RETURNS, want);
+    if (link->dead)
+        return;
+    /* Space only for those that a retry serves: it makes the link ready until somebody has looked.
+     */
+    if (space != link->wants_space) {
+        link->wants_space = space;
+        zh_link_want(link->link, ZH_WANT_SPACE, space);
+    }
+    if (returns != link->wants_returns) {
+        link->wants_returns = returns;
+        zh_link_want(link->link, ZH_WANT_RETURNS, returns);
     }
 }
 
@@ -163,8 +172,8 @@ void link_unstall(Link *link)
     Call *list = link->stalled;
     bool ring_full = false;
 
-    if (link->wanting && !link->dead) /* space that comes from here on is news */
-        zh_link_want(link->link, ZH_WANT_SPACE | ZH_WANT_RETURNS, true);
+    if (link->wants_space && !link->dead) /* space that comes from here on is news */
+        zh_link_want(link->link, ZH_WANT_SPACE, true);
     link->stalled = NULL;
     link->stalled_tail = &link->stalled;
     while (list != NULL) {

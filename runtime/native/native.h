@@ -158,7 +158,8 @@ struct Link {
     bool greeting;
     bool dead;           /* calls have been failed; no longer in the pump's list */
     bool goaway;         /* the server takes no more calls on this link */
-    bool wanting;        /* the peer rings when it frees slots or returns something */
+    bool wants_space;    /* the peer rings when it frees slots, and the link is ready then */
+    bool wants_returns;  /* the peer rings when it returns something */
     uint32_t starved;    /* calls whose outbox waits for credit */
     uint32_t open_calls; /* slots of the ring kept for their last records */
     uint32_t given_up;   /* client: of these, calls whose last record nobody waits for */

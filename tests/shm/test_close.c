@@ -6,7 +6,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -242,51 +241,6 @@ static void floods(void)
     }
 }
 
-/* Clients that go away before they have said anything, and what may be called on such a link. */
-static void gone_before_greeting(void)
-{
-    char path[128];
-    strcpy(path, scratch("gone"));
-    struct zh_link_options options = {0};
-    struct zh_record header = {.kind = ZH_STATUS};
-    struct zh_received r;
-    struct zh_return credit;
-    struct zh_loaned loaned;
-    int listener = listen_at(path), error, fds = count_fds();
-
-    for (int i = 0; i < 2; i++) {
-        struct sockaddr_un address = {.sun_family = AF_UNIX};
-        strcpy(address.sun_path, path);
-        int raw = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
-        CHECK(raw >= 0 && connect(raw, (struct sockaddr *)&address, sizeof(address)) == 0);
-        struct zh_link *link = zh_link_accept(pair.server_pump, listener, &options, &error);
-        CHECK(link != NULL);
-        for (int dead = 0; dead < 2; dead++) {
-            CHECK_EQ(zh_link_next(link, &r), dead ? -EPIPE : 0);
-            CHECK_EQ(zh_link_next_return(link, &credit), 0);
-            CHECK_EQ(zh_link_post(link, &header, NULL, NULL, NULL, ZH_RING_SLOTS), -EPIPE);
-            CHECK_EQ(zh_link_loan(link, 1, true, 0, &loaned), -EPIPE);
-            CHECK_EQ(zh_link_credit(link, 1, 1), -EPIPE);
-            CHECK_EQ(loans_open(link), 0);
-            zh_link_flush(link);
-            CHECK(zh_link_ready(link) == (dead == 1));
-            if (dead)
-                break;
-            if (i == 0)
-                close(raw);
-            else
-                zh_link_close(link, "no");
-            zh_link_serve(link);
-            CHECK_EQ(zh_link_state(link), ZH_LINK_DEAD);
-        }
-        if (i == 1)
-            close(raw);
-        drop_link(&link);
-        CHECK_EQ(count_fds(), fds);
-    }
-    zh_fork_close_fd(listener);
-}
-
 /* --- threads --- */
 
 struct closing {
@@ -452,7 +406,6 @@ int main(void)
     drain_is_bounded();
     garbage_at_the_end();
     floods();
-    gone_before_greeting();
     two_closers();
     closed_while_greeting();
     pump_ends_first();

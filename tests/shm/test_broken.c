@@ -361,8 +361,10 @@ static int connect_and_exit(void *arg)
     strcpy(address.sun_path, scratch("exits"));
     int raw = socket(AF_UNIX, SOCK_SEQPACKET, 0);
     CHECK(raw >= 0 && connect(raw, (struct sockaddr *)&address, sizeof(address)) == 0);
+    int *hold = arg;
+    close(hold[1]);
     if (fork() == 0) /* keeps the socket, until the test has seen enough */
-        _exit(read(*(int *)arg, &byte, 1) == 0 ? 0 : 1);
+        _exit(read(hold[0], &byte, 1) == 0 ? 0 : 1);
     return 0;
 }
 
@@ -377,7 +379,7 @@ static void exits_before_greeting(void)
     CHECK(pipe2(hold, O_CLOEXEC) == 0);
     CHECK(fcntl(listener, F_SETFL, 0) == 0);
     int fds = count_fds();
-    pid_t child = spawn(connect_and_exit, &hold[0]);
+    pid_t child = spawn(connect_and_exit, hold);
     struct zh_link *link = zh_link_accept(pair.server_pump, listener, &options, &error);
     CHECK(link != NULL);
     CHECK(serve_until_dead(pair.server_pump, link, SECONDS(1)));

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -111,7 +112,9 @@ pid_t spawn(int (*child)(void *), void *arg)
     pid_t pid = fork();
     CHECK(pid >= 0);
     if (pid == 0) {
-        alarm(60); /* whatever becomes of the test, no child outlives it for long */
+        /* Whatever becomes of the test, no child outlives it (for long: setuid ends the first). */
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        alarm(60);
         _exit(child(arg));
     }
     return pid;

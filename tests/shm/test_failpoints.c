@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -429,6 +430,7 @@ int main(int argc, char **argv)
 {
     if (argc == 4) {
         alarm(60);
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         int fd = atoi(argv[3]);
         if (strcmp(argv[1], "server") == 0)
             return victim_server(argv[2], fd);

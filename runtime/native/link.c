@@ -655,8 +655,12 @@ void link_take_returns(Link *link)
 {
     struct zh_return credit;
 
-    while (!link->dead && zh_link_next_return(link->link, &credit) == 1)
+    /* A ring of them at most: a peer that gives credit without end must not keep us here. */
+    for (uint32_t i = 0; i < ZH_RETURN_ENTRIES && !link->dead; i++) {
+        if (zh_link_next_return(link->link, &credit) != 1)
+            break;
         deliver_credit(link, &credit);
+    }
 }
 
 void link_dispatch(Link *link)

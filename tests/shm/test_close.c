@@ -308,6 +308,41 @@ static void two_closers(void)
     CHECK_EQ(count_fds(), fds);
 }
 
+static void *listen_along(void *arg)
+{
+    struct zh_event events[ZH_PUMP_EVENTS];
+
+    while (!stop)
+        zh_pump_events(pair.client_pump, events, 0);
+    return arg;
+}
+
+/* Lingering links end while two threads collect a pump's events. */
+static void two_listeners(void)
+{
+    enum { AT_ONCE = 32 };
+    struct zh_link *clients[AT_ONCE], *servers[AT_ONCE];
+    pthread_t threads[2];
+
+    for (int round = 0; round < 20; round++) {
+        stop = 0;
+        for (int i = 0; i < AT_ONCE; i++) {
+            pair_link(&pair, NULL, NULL, &clients[i], &servers[i]);
+            CHECK_EQ(post_loan(clients[i], ZH_CALL, 1, 1, 1), 0);
+            drop_link(&clients[i]);
+        }
+        for (int i = 0; i < 2; i++)
+            CHECK(pthread_create(&threads[i], NULL, listen_along, NULL) == 0);
+        for (int i = 0; i < AT_ONCE; i++)
+            drop_link(&servers[i]);
+        for (uint64_t until = zh_now() + SECONDS(10); arena_used() != 0; sleep_ns(100000))
+            CHECK(zh_now() < until);
+        stop = 1;
+        for (int i = 0; i < 2; i++)
+            CHECK(pthread_join(threads[i], NULL) == 0);
+    }
+}
+
 struct connecting_link {
     struct zh_pump *pump;
     const char *path;
@@ -407,6 +442,7 @@ int main(void)
     garbage_at_the_end();
     floods();
     two_closers();
+    two_listeners();
     closed_while_greeting();
     pump_ends_first();
     pair_close(&pair);

@@ -257,14 +257,19 @@ bool zh_link_linger(struct zh_link *link)
         else
             gone = true;
     }
+    /* Two threads that collect events may both come here; one of them ends it. */
     pthread_mutex_lock(&link->lock);
-    reclaim(link);
-    shutdown(link->socket, SHUT_RDWR);
-    bool leave = detaches(link);
+    bool ends = link->lingering, leave = ends && detaches(link);
+    link->lingering = false;
+    if (ends) {
+        reclaim(link);
+        shutdown(link->socket, SHUT_RDWR);
+    }
     pthread_mutex_unlock(&link->lock);
     if (leave)
         leave_pump(link, link->bell);
-    zh_link_unref(link);
+    if (ends)
+        zh_link_unref(link);
     return false;
 }
 

@@ -46,7 +46,7 @@ struct zh_pump {
     int epoll;
     int wake;
     int timer;
-    uint64_t timer_at; /* 0: off */
+    _Atomic uint64_t timer_at; /* 0: off */
 };
 
 /* The top byte of epoll_data says what an event is; the rest is its key. */
@@ -226,7 +226,7 @@ void zh_pump_linger(struct zh_pump *pump, uint64_t key)
     pthread_mutex_unlock(&pump->lock);
 }
 
-/* The lingering link of a key, NULL when it is another kind or gone. */
+/* The lingering link of a key, with a reference; NULL when it is another kind or gone. */
 static struct zh_link *lingering(struct zh_pump *pump, uint64_t key)
 {
     struct zh_link *link = NULL;
@@ -234,8 +234,10 @@ static struct zh_link *lingering(struct zh_pump *pump, uint64_t key)
 
     pthread_mutex_lock(&pump->lock);
     if (slot < pump->used && pump->slots[slot].lingering &&
-        pump->slots[slot].generation == (uint32_t)(key >> SLOT_BITS))
+        pump->slots[slot].generation == (uint32_t)(key >> SLOT_BITS)) {
         link = pump->slots[slot].link;
+        zh_link_ref(link);
+    }
     pthread_mutex_unlock(&pump->lock);
     return link;
 }
@@ -335,12 +337,13 @@ int zh_pump_events(struct zh_pump *pump, struct zh_event *events, int64_t timeou
             struct zh_link *link = lingering(pump, event.key);
             if (link != NULL) {
                 (void)zh_link_linger(link);
+                zh_link_unref(link);
                 continue;
             }
         }
         /* The timer is armed anew by whoever looks at the deadlines next. */
         if (event.kind == ZH_EVENT_TIMER)
-            pump->timer_at = 0;
+            atomic_store_explicit(&pump->timer_at, 0, memory_order_relaxed);
         events[kept++] = event;
     }
     return kept;
@@ -364,8 +367,9 @@ void zh_pump_timer(struct zh_pump *pump, uint64_t when)
     struct itimerspec spec = {
         .it_value = {(time_t)(when / 1000000000u), (long)(when % 1000000000u)}};
 
-    if (when == 0 || (pump->timer_at != 0 && pump->timer_at <= when))
+    uint64_t at = atomic_load_explicit(&pump->timer_at, memory_order_relaxed);
+    if (when == 0 || (at != 0 && at <= when))
         return; /* an early ring is harmless: the waiter looks at its deadlines and arms again */
-    pump->timer_at = when;
+    atomic_store_explicit(&pump->timer_at, when, memory_order_relaxed);
     timerfd_settime(pump->timer, TFD_TIMER_ABSTIME, &spec, NULL);
 }

@@ -73,8 +73,8 @@ ZH_API struct zh_link *zh_link_connect(struct zh_pump *pump, const char *path,
                                        const struct zh_link_options *options, int64_t timeout,
                                        int *error, char *why, size_t room);
 
-/* Bind and listen. Replaces a socket file that nobody listens on. Returns a descriptor or -errno.
- */
+/* Bind and listen. Replaces a socket file that nobody listens on. Returns a descriptor, to be
+ * closed with zh_fork_close_fd, or -errno. */
 ZH_API int zh_link_listen(const char *path, mode_t mode, char *why, size_t room);
 
 /*

@@ -2,8 +2,10 @@
  * Pumps: what one waiter polls: a set of links, an epoll set of their doorbells and sockets, one
  * sleep epoch that all their peers read, and one timer.
  *
- * Who may call: zh_pump_ready and zh_pump_arm from any thread; the others from one thread at a
- * time, which the caller sees to. Links are added and removed under the pump's own lock.
+ * Who may call: zh_pump_ready, zh_pump_arm and zh_pump_events from any thread; the others from one
+ * thread at a time, which the caller sees to. Links are added and removed under the pump's own
+ * lock. There is one epoch: whoever disarms a pump in which another thread sleeps must arm it
+ * again, or wake that thread, before it stops looking.
  */
 #ifndef ZEROHOP_PUMP_H
 #define ZEROHOP_PUMP_H

@@ -34,9 +34,10 @@ ZH_API void zh_segment_destroy(struct zh_segment *segment);
 
 /*
  * Map a peer's memfd read-only after checking what the peer claims about it: the four seals, a size
- * of exactly `size`, and every page committed (a sparse file could be charged to the reader, or end
- * in SIGBUS). The fd stays the caller's. Returns 0, -EPERM (seals), -EINVAL (size or kind),
- * -ENODATA (holes), or the errno of mmap.
+ * of exactly `size`, and as many pages committed (a sparse file would be charged to the reader).
+ * Who commits pages beyond the end in their place gains nothing: a hole reads as zeros, and costs
+ * the reader no more than it cost him. The fd stays the caller's. Returns 0, -EPERM (seals),
+ * -EINVAL (size or kind), -ENODATA (holes), or the errno of mmap.
  */
 ZH_API int zh_mapping_open(struct zh_mapping *mapping, int fd, size_t size);
 

@@ -122,6 +122,16 @@ static void refused_peers(void)
     CHECK(fcntl(holed, F_ADD_SEALS, ALL_SEALS) == 0);
     refuse(holed, SIZE, -ENODATA);
 
+    /* Pages beyond the end make up for holes: not refused, and harmless. */
+    holed = memfd(SIZE, 0, false);
+    CHECK(fallocate(holed, FALLOC_FL_KEEP_SIZE, SIZE, SIZE) == 0);
+    CHECK(fcntl(holed, F_ADD_SEALS, ALL_SEALS) == 0);
+    CHECK_EQ(zh_mapping_open(&mapping, holed, SIZE), 0);
+    for (size_t i = 0; i < SIZE; i++)
+        CHECK(mapping.base[i] == 0);
+    zh_mapping_close(&mapping);
+    close(holed);
+
     /* No memfd at all. */
     CHECK(pipe2(fds, O_CLOEXEC) == 0);
     refuse(fds[0], SIZE, -EINVAL);

@@ -19,6 +19,12 @@ from zerohop.aio import channel as _channel
 from zerohop.channel import NoLink
 from zerohop.links import Links
 from zerohop.options import ChannelArguments
+from zerohop.run_aio_deferred import (
+    DeferredStreamStreamCall,
+    DeferredStreamUnaryCall,
+    DeferredUnaryStreamCall,
+    DeferredUnaryUnaryCall,
+)
 from zerohop.run_policy import run_options
 from zerohop.run_way import FIRST_SECONDS, LOOK_SECONDS, Way
 
@@ -114,6 +120,7 @@ class _Method(_channel._Method):
 
     core: Core
     _grpc_kind: str
+    _deferred: Any
     _plain: Any = None
 
     def _go(
@@ -128,12 +135,13 @@ class _Method(_channel._Method):
         core = self.core
         core.check(credentials)
         interceptors = self._interceptors
+        kind = self._intercepted if interceptors else self._deferred
         if not core.short() and core.undecided():
             interceptors = [*interceptors, _Chooser(core)]
         if not interceptors:
             arguments = (request, timeout, metadata, credentials, wait_for_ready)
             return self.invoke(self.method, *arguments, compression)
-        call = self._intercepted(
+        call = kind(
             self,
             self.method,
             interceptors,
@@ -182,6 +190,7 @@ class _Method(_channel._Method):
 
 class _UnaryUnary(_Method, _channel._UnaryUnary):
     _grpc_kind = "unary_unary"
+    _deferred = DeferredUnaryUnaryCall
 
     def __call__(
         self,
@@ -198,6 +207,7 @@ class _UnaryUnary(_Method, _channel._UnaryUnary):
 
 class _UnaryStream(_Method, _channel._UnaryStream):
     _grpc_kind = "unary_stream"
+    _deferred = DeferredUnaryStreamCall
 
     def __call__(
         self,
@@ -214,6 +224,7 @@ class _UnaryStream(_Method, _channel._UnaryStream):
 
 class _StreamUnary(_Method, _channel._StreamUnary):
     _grpc_kind = "stream_unary"
+    _deferred = DeferredStreamUnaryCall
 
     def __call__(
         self,
@@ -231,6 +242,7 @@ class _StreamUnary(_Method, _channel._StreamUnary):
 
 class _StreamStream(_Method, _channel._StreamStream):
     _grpc_kind = "stream_stream"
+    _deferred = DeferredStreamStreamCall
 
     def __call__(
         self,

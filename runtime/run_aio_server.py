@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -96,6 +97,8 @@ class RunServer(grpc.aio.Server):
         if core is None:
             await self._plain.stop(grace)
         else:
+            if not core.stopping:
+                core.stop_accepting()
             await asyncio.gather(core.stop(grace), self._plain.stop(grace))
 
     def _running(self) -> Core | None:
@@ -103,12 +106,15 @@ class RunServer(grpc.aio.Server):
         return core if core is not None and core.started and not core.forked() else None
 
     async def wait_for_termination(self, timeout: float | None = None) -> bool:
+        end = None if timeout is None else time.monotonic() + timeout
         if await self._plain.wait_for_termination(timeout):
             return True
         core = self._running()
-        if core is not None and not core.termination.done():
-            await asyncio.wait((core.termination,))
-        return False
+        if core is None:
+            return False
+        left = None if end is None else max(0.0, end - time.monotonic())
+        await asyncio.wait((core.termination,), timeout=left)
+        return not core.termination.done()
 
     def __del__(self) -> None:
         # grpcio's server is dropped with this object, and stops.

@@ -73,7 +73,7 @@ class Published:
         All of it, but the addresses whose ports are those of another server of this process.
         """
         texts = os.environ.get("ZEROHOP_ADVERTISE", "").split(",")
-        found = [advertised_address(text) for text in texts if text.strip()]
+        found = [advertised_address(text.strip()) for text in texts if text.strip()]
         mine = self._ports()
         others = {port for server in list(_servers) for port in server._ports()} - mine
         return [text for text in found if split_address(text)[1] not in others]

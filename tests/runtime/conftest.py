@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,9 @@ _HERE = Path(__file__).resolve().parent
 if str(_HERE) not in sys.path:
     sys.path.insert(0, str(_HERE))
 
-_IMPLS = ("grpcio", "zerohop")
+# "run" is grpcio after zerohop.install(): what programs under `zerohop run` get.
+_IMPLS = ("grpcio", "zerohop", "run")
+_DEFAULT = ("grpcio", "zerohop")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,7 +49,7 @@ def _wanted(config: pytest.Config) -> list[str]:
     only = config.getoption("--impl", default=None) or os.environ.get("ZEROHOP_TEST_IMPL")
     if only and only not in _IMPLS:
         raise pytest.UsageError(f"no such implementation: {only}")
-    return [name for name in _IMPLS if only in (None, "", name)]
+    return [only] if only else list(_DEFAULT)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -67,14 +71,32 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(int(os.environ.get("ZEROHOP_TEST_TIMEOUT", "120"))))
 
 
+@contextlib.contextmanager
+def _installed(impl: str, tmp_path: Path) -> Iterator[None]:
+    """For "run": grpc as `zerohop run` makes it, with a registry of the test's own."""
+    if impl != "run":
+        yield
+        return
+    from zerohop.install import install, uninstall
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ZEROHOP_REGISTRY", str(tmp_path / "registry"))
+        install()
+        try:
+            yield
+        finally:
+            uninstall()
+
+
 @pytest.fixture
 def impl(request: pytest.FixtureRequest, tmp_path: Path):
     """The synchronous API of grpcio or of zerohop."""
     import apiharness
 
-    harness = apiharness.Impl(request.param, tmp_path)
-    yield harness
-    harness.close()
+    with _installed(request.param, tmp_path):
+        harness = apiharness.Impl(request.param, tmp_path)
+        yield harness
+        harness.close()
 
 
 @pytest_asyncio.fixture
@@ -82,6 +104,7 @@ async def impl_aio(request: pytest.FixtureRequest, tmp_path: Path):
     """The asyncio API of grpcio or of zerohop."""
     import apiharness
 
-    harness = apiharness.AioImpl(request.param, tmp_path)
-    yield harness
-    await harness.close()
+    with _installed(request.param, tmp_path):
+        harness = apiharness.AioImpl(request.param, tmp_path)
+        yield harness
+        await harness.close()

@@ -223,9 +223,10 @@ struct Server {
     Pump *pump; /* strong */
     int listeners[SERVER_LISTENERS];
     uint32_t listener_count;
-    uint32_t key; /* in the pump's table of listeners */
-    bool serving; /* between start and stop */
-    bool paused;  /* out of descriptors: not accepting for a moment */
+    uint32_t key;      /* in the pump's table of listeners */
+    bool serving;      /* between start and stop */
+    bool listened_for; /* counts in pump->servers: from start to the end of the last call */
+    bool paused;       /* out of descriptors: not accepting for a moment */
     bool stopping;
     uint32_t open;       /* calls received whose status has not been posted */
     uint32_t running;    /* calls received whose handlers have not returned */

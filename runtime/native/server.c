@@ -88,6 +88,17 @@ void server_call_retired(Call *call)
     }
 }
 
+/* Nothing more comes for this server, so that the pump needs to listen for it no longer. */
+static void leave_pump(Server *server)
+{
+    if (!server->listened_for)
+        return;
+    server->listened_for = false;
+    server->pump->servers--;
+    if (server->submit != NULL)
+        server->pump->pooled--;
+}
+
 void server_call_closed(Call *call)
 {
     Server *server = call->server;
@@ -96,6 +107,8 @@ void server_call_closed(Call *call)
         return;
     call->open = false;
     server->open--;
+    if (server->open == 0 && server->stopping)
+        leave_pump(server);
     if (server->open == 0 && server->stopping && server->on_idle != NULL) {
         PyObject *result = PyObject_CallNoArgs(server->on_idle);
         if (result == NULL)
@@ -176,11 +189,8 @@ static void stop_listening(Server *server)
                 zh_pump_unwatch(pump->pump, server->listeners[i]);
             zh_fork_close_fd(server->listeners[i]);
         }
-        if (server->serving) {
-            pump->servers--;
-            if (server->submit != NULL)
-                pump->pooled--;
-        }
+        if (server->open == 0) /* running calls may be cancelled, or their clients end */
+            leave_pump(server);
     }
     server->listener_count = 0;
     if (server->serving) {
@@ -272,7 +282,7 @@ static PyObject *server_start(Server *server, PyObject *Py_UNUSED(ignored))
         Py_RETURN_NONE;
     if (take_key(server) != 0)
         return NULL;
-    server->serving = true;
+    server->serving = server->listened_for = true;
     pump->servers++;
     if (server->submit != NULL)
         pump->pooled++;

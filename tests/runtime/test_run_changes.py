@@ -135,23 +135,57 @@ def test_calls_in_flight_end_as_with_grpcio(programs: Programs, run: bool) -> No
     client.kill()
 
 
-def test_a_server_that_stops_gracefully_loses_no_call(programs: Programs, port: int) -> None:
-    """With calls still running on the old one, new ones go to the next at once."""
+CALLS_ON_DEMAND = """
+import sys
+import grpc
+import guide_pb2
+import guide_pb2_grpc
+channel = grpc.insecure_channel(sys.argv[1])
+stub = guide_pb2_grpc.GuideStub(channel)
+point = guide_pb2.Point(latitude=2, longitude=4)
+forms = [
+    lambda: stub.GetPlace(point),
+    lambda: stub.GetPlace.with_call(point)[0],
+    lambda: stub.GetPlace.future(point).result(),
+    lambda: next(stub.ListPlaces(guide_pb2.Box(low=point, high=point))),
+]
+for line in sys.stdin:
+    try:
+        print(forms[int(line)]().name, flush=True)
+    except grpc.RpcError as error:
+        print(error.code(), error.details(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("form", range(4))
+def test_a_server_that_stops_gracefully_loses_no_call(
+    programs: Programs, port: int, form: int
+) -> None:
+    """With a call still running on the old one, so that links to it stay, new ones do not go there.
+
+    Nobody polls the client's link between its calls, so what the server has said lies there unread.
+    """
     address = f"127.0.0.1:{port}"
-    old = programs.start("greeter_server.py", address)
+    old = programs.start("guide_server.py", address)
     old.port()
-    hold = programs.start("greeter_client.py", address)  # keeps nothing running, but a link
-    assert greet(hold, "1") == "received: Hello, 1!"
-    client = programs.start("greeter_client.py", address)
-    assert greet(client, "1") == "received: Hello, 1!"
-    new = programs.start("greeter_server.py", address)  # grpcio's default is SO_REUSEPORT
+    holder = programs.start(CALL_IN_FLIGHT, address)
+    assert holder.line() == "calling"
+    client = programs.start(CALLS_ON_DEMAND, address, options=EXPLAIN)
+    assert client.ask(str(form)) == "Place 2/4"
+    new = programs.start("guide_server.py", address, run=False)  # SO_REUSEPORT is the default
     new.port()
-    old.stop()
-    for number in range(20):
-        assert greet(client, str(number)) == f"received: Hello, {number}!"
-        assert greet(hold, str(number)) == f"received: Hello, {number}!"
+    old._popen.send_signal(signal.SIGTERM)
+    while any(programs.registry.glob("*.json")):
+        time.sleep(0.005)
+    for _ in range(3):
+        assert client.ask(str(form)) == "Place 2/4"
+    assert old._popen.poll() is None
     client.finish()
-    hold.finish()
+    assert client.counted()["calls_started"] == 1
+    holder.kill()
+    begun = time.monotonic()
+    old.finish()
+    assert time.monotonic() - begun < 4  # it waits for its calls, no longer, though it may for 5 s
     new.stop()
 
 

@@ -21,7 +21,6 @@ if str(_HERE) not in sys.path:
 
 # "run" is grpcio after zerohop.install(): what programs under `zerohop run` get.
 _IMPLS = ("grpcio", "zerohop", "run")
-_DEFAULT = ("grpcio", "zerohop")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,7 +48,7 @@ def _wanted(config: pytest.Config) -> list[str]:
     only = config.getoption("--impl", default=None) or os.environ.get("ZEROHOP_TEST_IMPL")
     if only and only not in _IMPLS:
         raise pytest.UsageError(f"no such implementation: {only}")
-    return [only] if only else list(_DEFAULT)
+    return [only] if only else list(_IMPLS)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

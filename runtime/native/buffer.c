@@ -69,6 +69,23 @@ static int append(Buffer *buffer, int section, int flags, const void *key, size_
     return 0;
 }
 
+bool metadata_refused(const Buffer *buffer, char text[METADATA_REFUSAL])
+{
+    const bool hard = buffer->counted > METADATA_HARD_LIMIT;
+
+    if (buffer->counted <= METADATA_SOFT_LIMIT)
+        return false;
+    if (!hard) {
+        uint32_t range = METADATA_HARD_LIMIT - METADATA_SOFT_LIMIT;
+        if ((uint32_t)random() % range >= buffer->counted - METADATA_SOFT_LIMIT)
+            return false;
+    }
+    snprintf(text, METADATA_REFUSAL, "received metadata size exceeds %s limit (%zu vs. %u)",
+             hard ? "hard" : "soft", buffer->counted,
+             hard ? METADATA_HARD_LIMIT : METADATA_SOFT_LIMIT);
+    return true;
+}
+
 int metadata_encode_text(Buffer *buffer, int section, const char *text, size_t bytes)
 {
     return append(buffer, section, 0, NULL, 0, text, bytes);

@@ -366,6 +366,7 @@ void server_finish(Call *call, int code, const char *details, PyObject *trailing
 void server_finish_text(Call *call, int code, const char *details, size_t details_bytes,
                         PyObject *trailing, PyObject *message)
 {
+    char refusal[METADATA_REFUSAL];
     Buffer buffer;
     int error = -ENOMEM;
 
@@ -383,9 +384,9 @@ void server_finish_text(Call *call, int code, const char *details, size_t detail
                     code == STATUS_INTERNAL ? INVALID_METADATA : "malformed trailing metadata");
         PyErr_Clear();
         message = NULL;
-    } else if (buffer.counted > METADATA_HARD_LIMIT) {
+    } else if (metadata_refused(&buffer, refusal)) {
         code = STATUS_RESOURCE_EXHAUSTED;
-        encode_only(&buffer, "received metadata size exceeds hard limit");
+        encode_only(&buffer, refusal);
         message = NULL;
     }
     {

@@ -122,7 +122,8 @@ int client_prepare(Call *call, PyObject *method, PyObject *message, PyObject *me
     if (metadata != NULL && metadata != Py_None) {
         buffer_init(&buffer);
         int error = metadata_encode(&buffer, metadata, SECTION_INITIAL);
-        bool too_long = buffer.counted > METADATA_HARD_LIMIT;
+        char refusal[METADATA_REFUSAL];
+        bool too_long = metadata_refused(&buffer, refusal);
         if (error == 0 && buffer.used > 0 && !too_long) {
             call->metadata_area =
                 PyBytes_FromStringAndSize((char *)buffer.data, (Py_ssize_t)buffer.used);
@@ -136,7 +137,7 @@ int client_prepare(Call *call, PyObject *method, PyObject *message, PyObject *me
         if (error != 0)
             return -1;
         if (too_long) {
-            client_finish(call, STATUS_RESOURCE_EXHAUSTED, "sent metadata size exceeds hard limit");
+            client_finish(call, STATUS_RESOURCE_EXHAUSTED, refusal);
             return 0;
         }
     }
@@ -356,6 +357,7 @@ static PyObject *client_trailing(Call *call, PyObject *make)
 static PyObject *server_send_initial(Call *call, PyObject *metadata)
 {
     struct zh_record header = {.kind = ZH_HEADERS, .call = call->id};
+    char refusal[METADATA_REFUSAL];
     Buffer buffer;
     int error = 0;
 
@@ -376,9 +378,8 @@ static PyObject *server_send_initial(Call *call, PyObject *metadata)
         Py_RETURN_NONE;
     }
     call->sent_initial = true;
-    if (buffer.counted > METADATA_HARD_LIMIT) {
-        server_finish(call, STATUS_RESOURCE_EXHAUSTED, "sent metadata size exceeds hard limit",
-                      NULL, NULL);
+    if (metadata_refused(&buffer, refusal)) {
+        server_finish(call, STATUS_RESOURCE_EXHAUSTED, refusal, NULL, NULL);
     } else {
         header.metadata_bytes = (uint32_t)buffer.used;
         Link *link = (Link *)Py_NewRef((PyObject *)call->link);

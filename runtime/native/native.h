@@ -59,7 +59,8 @@ enum {
 enum { SECTION_INITIAL = 0, SECTION_TRAILING = 1, SECTION_DETAILS = 2, SECTION_METHOD = 3 };
 
 /* gRPC's limits for the metadata of one direction (names, values and 32 bytes each, as HPACK
- * counts). */
+ * counts): the defaults of grpc.max_metadata_size and grpc.absolute_max_metadata_size. */
+#define METADATA_SOFT_LIMIT (8u * 1024)
 #define METADATA_HARD_LIMIT (16u * 1024)
 
 /* Sockets that one server listens on. */
@@ -260,6 +261,13 @@ int metadata_encode_text(Buffer *buffer, int section, const char *text, size_t b
 /* Was the exception of metadata_encode about a key or value that gRPC forbids? Clears it then. */
 bool metadata_was_invalid(void);
 #define INVALID_METADATA "Invalid metadata"
+/*
+ * Is what has been encoded more than gRPC would take? As there, with a probability that grows from
+ * 0 at the soft limit to 1 at the hard one, so that who grows towards it learns of it early. Then
+ * `text` says so.
+ */
+#define METADATA_REFUSAL 80
+bool metadata_refused(const Buffer *buffer, char text[METADATA_REFUSAL]);
 /* Append an area that has been encoded before. */
 int metadata_append_raw(Buffer *buffer, const uint8_t *raw, size_t bytes);
 /* Check the framing of a private copy. */

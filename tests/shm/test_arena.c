@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -181,7 +182,7 @@ static void growing(void)
 
     /* What stays is used again, without the system, however large the block that comes and goes. */
     for (int i = 0; i < 1000; i++) {
-        CHECK_EQ(zh_arena_alloc(arena, 7 * MIB, false, &big), 0);
+        CHECK_EQ(zh_arena_alloc(arena, 5 * MIB, false, &big), 0);
         CHECK_EQ(big.segment, blocks[2].segment);
         CHECK_EQ(zh_arena_unref(arena, big.segment, big.page), 0);
     }
@@ -207,6 +208,53 @@ static void growing(void)
     CHECK_EQ(usage_of(arena).committed, 2 * MIB);
     zh_arena_destroy(arena);
     CHECK_EQ(count_fds(), fds);
+}
+
+static bool comes_to(struct zh_arena *arena, uint64_t committed)
+{
+    for (int i = 0; i < 1000 && usage_of(arena).committed != committed; i++)
+        usleep(10000);
+    return usage_of(arena).committed == committed;
+}
+
+/* The next segment is committed before it is needed, and not beyond the limit. */
+static void ahead(void)
+{
+    struct zh_arena *arena = zh_arena_create(7 * MIB);
+    struct zh_block a, b, c;
+
+    CHECK_EQ(zh_arena_alloc(arena, 1, true, &a), 0);
+    CHECK_EQ(zh_arena_alloc(arena, 1 * MIB, false, &b), 0);
+    CHECK_EQ(usage_of(arena).committed, 2 * MIB);
+    CHECK_EQ(zh_arena_alloc(arena, 640 << 10, false, &c), 0);
+    CHECK(comes_to(arena, 6 * MIB));
+    CHECK_EQ(zh_arena_alloc(arena, 4 * MIB, false, &c), 0);
+    usleep(20000);
+    CHECK_EQ(usage_of(arena).committed, 6 * MIB);
+    zh_arena_destroy(arena);
+
+    /* Nobody waits for what is on its way when the arena ends. */
+    for (int i = 0; i < 50; i++) {
+        arena = zh_arena_create(16 * MIB);
+        CHECK_EQ(zh_arena_alloc(arena, 1, true, &a), 0);
+        CHECK_EQ(zh_arena_alloc(arena, 1900 << 10, false, &b), 0);
+        zh_arena_destroy(arena);
+    }
+}
+
+/* Empty segments do not keep a block from the room that the limit leaves. */
+static void empty_segments(void)
+{
+    struct zh_arena *arena = zh_arena_create(8 * MIB);
+    struct zh_block b;
+
+    CHECK_EQ(zh_arena_alloc(arena, 2 * MIB, true, &b), 0);
+    CHECK_EQ(zh_arena_unref(arena, b.segment, b.page), 0);
+    uint32_t given_back = zh_arena_given_back(arena);
+    CHECK_EQ(zh_arena_alloc(arena, 8 * MIB, true, &b), 0);
+    CHECK_EQ(zh_arena_given_back(arena), given_back + 1);
+    CHECK_EQ(usage_of(arena).committed, 8 * MIB);
+    zh_arena_destroy(arena);
 }
 
 static void references(void)
@@ -315,6 +363,8 @@ int main(void)
 
     references();
     growing();
+    ahead();
+    empty_segments();
     limits();
     coalescing();
     random_work(1, SANITIZED ? 30000 : 150000, 12 * MIB);

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,6 +34,8 @@ struct arena_segment {
 struct zh_arena {
     pthread_mutex_t lock; /* guards all but growing; held for microseconds */
     pthread_mutex_t grow; /* one thread commits memory at a time; taken before `lock` */
+    pthread_t ahead;      /* commits the next segment before it is needed; guarded by `lock` */
+    bool ahead_started, ahead_runs;
     uint64_t limit;
     uint64_t committed;
     uint64_t used;
@@ -211,6 +214,8 @@ void zh_arena_destroy(struct zh_arena *arena)
 {
     if (arena == NULL)
         return;
+    if (arena->ahead_started)
+        pthread_join(arena->ahead, NULL);
     for (uint32_t i = 0; i < arena->count; i++)
         segment_free(arena->segments[i]);
     pthread_mutex_destroy(&arena->lock);
@@ -260,54 +265,36 @@ static size_t next_size(struct zh_arena *arena, size_t bytes)
     return size;
 }
 
-int zh_arena_alloc(struct zh_arena *arena, size_t size, bool grow, struct zh_block *block)
+/* With the lock held: take a segment out, for segment_free to give it back to the system. */
+static struct arena_segment *take_out(struct zh_arena *arena, uint32_t at)
 {
-    if (size == 0 || size > arena->limit)
-        return -EINVAL;
+    struct arena_segment *s = arena->segments[at];
 
-    uint32_t pages = pages_of(size);
-    pthread_mutex_lock(&arena->lock);
-    int error = take(arena, pages, block);
-    pthread_mutex_unlock(&arena->lock);
-    if (error == 0 || !grow)
-        return error;
-
-    pthread_mutex_lock(&arena->grow);
-    /* Whoever held `grow` before us may have made room. */
-    pthread_mutex_lock(&arena->lock);
-    error = take(arena, pages, block);
-    size_t bytes = error == 0 ? 0 : next_size(arena, size);
-    pthread_mutex_unlock(&arena->lock);
-    if (error != 0) {
-        struct arena_segment *s = NULL;
-        error = -ENOMEM;
-        /* The kernel does not bound fallocate on a memfd: asking for what is not there gets
-         * processes killed, so look first, and leave as much again for everybody else. */
-        if (bytes != 0 && zh_memory_available() / 2 >= bytes)
-            s = segment_new(bytes, &error);
-        if (s != NULL) {
-            pthread_mutex_lock(&arena->lock);
-            s->id = arena->next_id++;
-            arena->segments[arena->count++] = s;
-            arena->committed += bytes;
-            error = take(arena, pages, block);
-            pthread_mutex_unlock(&arena->lock);
-        }
-    }
-    pthread_mutex_unlock(&arena->grow);
-    return error;
+    atomic_fetch_add_explicit(&arena->given_back, 1, memory_order_relaxed);
+    arena->committed -= s->memory.size;
+    arena->count--;
+    memmove(&arena->segments[at], &arena->segments[at + 1],
+            (arena->count - at) * sizeof(arena->segments[0]));
+    return s;
 }
 
-int zh_arena_ref(struct zh_arena *arena, uint32_t segment, uint32_t page)
+/* With `grow` held: add a segment of `bytes`, and take `pages` of it, if any, before others do. */
+static int commit(struct zh_arena *arena, size_t bytes, uint32_t pages, struct zh_block *block)
 {
-    int error = -EINVAL;
+    struct arena_segment *s = NULL;
+    int error = -ENOMEM;
 
+    /* The kernel does not bound fallocate on a memfd: asking for what is not there gets processes
+     * killed, so look first, and leave as much again for everybody else. */
+    if (bytes != 0 && zh_memory_available() / 2 >= bytes)
+        s = segment_new(bytes, &error);
+    if (s == NULL)
+        return error;
     pthread_mutex_lock(&arena->lock);
-    struct arena_segment *s = find(arena, segment);
-    if (s != NULL && page < s->pages && s->refs[page] > 0) {
-        s->refs[page]++;
-        error = 0;
-    }
+    s->id = arena->next_id++;
+    arena->segments[arena->count++] = s;
+    arena->committed += bytes;
+    error = pages == 0 ? 0 : take(arena, pages, block);
     pthread_mutex_unlock(&arena->lock);
     return error;
 }
@@ -340,13 +327,102 @@ static struct arena_segment *surplus(struct zh_arena *arena)
     }
     if (give == NONE)
         return NULL;
-    struct arena_segment *s = arena->segments[give];
-    atomic_fetch_add_explicit(&arena->given_back, 1, memory_order_relaxed);
-    arena->committed -= s->memory.size;
-    arena->count--;
-    memmove(&arena->segments[give], &arena->segments[give + 1],
-            (arena->count - give) * sizeof(arena->segments[0]));
-    return s;
+    return take_out(arena, give);
+}
+
+/* With the lock held: is so little left that the next segment should be on its way? */
+static bool wants_ahead(const struct zh_arena *arena)
+{
+    return arena->committed > 0 && arena->committed - arena->used < arena->committed / 4;
+}
+
+static void *commit_ahead(void *context)
+{
+    struct zh_arena *arena = context;
+    struct arena_segment *empty = NULL;
+
+    pthread_mutex_lock(&arena->grow);
+    pthread_mutex_lock(&arena->lock);
+    size_t bytes = wants_ahead(arena) ? next_size(arena, 1) : 0;
+    pthread_mutex_unlock(&arena->lock);
+    /* Near the limit only what is asked for is committed. */
+    if (bytes >= ZH_ARENA_FIRST_SEGMENT)
+        (void)commit(arena, bytes, 0, NULL);
+    pthread_mutex_lock(&arena->lock);
+    empty = surplus(arena); /* others may have emptied theirs meanwhile */
+    arena->ahead_runs = false;
+    pthread_mutex_unlock(&arena->lock);
+    pthread_mutex_unlock(&arena->grow);
+    segment_free(empty);
+    return NULL;
+}
+
+/* With the lock held: have another thread commit the next segment, so that no call waits for it. */
+static void start_ahead(struct zh_arena *arena)
+{
+    sigset_t all, before;
+
+    if (arena->ahead_runs || !wants_ahead(arena) || next_size(arena, 1) < ZH_ARENA_FIRST_SEGMENT)
+        return;
+    if (arena->ahead_started)
+        pthread_join(arena->ahead, NULL); /* it has nothing left to do */
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before); /* signals are Python's main thread's */
+    arena->ahead_started = pthread_create(&arena->ahead, NULL, commit_ahead, arena) == 0;
+    arena->ahead_runs = arena->ahead_started;
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
+int zh_arena_alloc(struct zh_arena *arena, size_t size, bool grow, struct zh_block *block)
+{
+    struct arena_segment *empty[ZH_ARENA_SEGMENTS];
+    uint32_t count = 0;
+
+    if (size == 0 || size > arena->limit)
+        return -EINVAL;
+
+    uint32_t pages = pages_of(size);
+    pthread_mutex_lock(&arena->lock);
+    int error = take(arena, pages, block);
+    if (error == 0)
+        start_ahead(arena);
+    pthread_mutex_unlock(&arena->lock);
+    if (error == 0 || !grow)
+        return error;
+
+    pthread_mutex_lock(&arena->grow);
+    /* Whoever held `grow` before us may have made room. */
+    pthread_mutex_lock(&arena->lock);
+    error = take(arena, pages, block);
+    size_t bytes = error == 0 ? 0 : next_size(arena, size);
+    /* Empty segments that are too small give their room to one that is not. */
+    for (uint32_t i = arena->count; error != 0 && bytes == 0 && i-- > 0;) {
+        if (arena->segments[i]->used_pages != 0)
+            continue;
+        empty[count++] = take_out(arena, i);
+        bytes = next_size(arena, size);
+    }
+    pthread_mutex_unlock(&arena->lock);
+    while (count > 0)
+        segment_free(empty[--count]);
+    if (error != 0)
+        error = commit(arena, bytes, pages, block);
+    pthread_mutex_unlock(&arena->grow);
+    return error;
+}
+
+int zh_arena_ref(struct zh_arena *arena, uint32_t segment, uint32_t page)
+{
+    int error = -EINVAL;
+
+    pthread_mutex_lock(&arena->lock);
+    struct arena_segment *s = find(arena, segment);
+    if (s != NULL && page < s->pages && s->refs[page] > 0) {
+        s->refs[page]++;
+        error = 0;
+    }
+    pthread_mutex_unlock(&arena->lock);
+    return error;
 }
 
 int zh_arena_unref(struct zh_arena *arena, uint32_t segment, uint32_t page)

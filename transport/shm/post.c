@@ -113,7 +113,8 @@ int zh_link_post(struct zh_link *link, const struct zh_record *header, const voi
     ZH_FAILPOINT(post_head_released);
     ring_if_asleep(link);
     pthread_mutex_unlock(&link->lock);
-    zh_stat_add(ZH_STAT_BYTES_INLINED, message_inline);
+    if (header->kind != ZH_NAME)
+        zh_stat_add(ZH_STAT_BYTES_INLINED, message_inline);
     return 0;
 }
 

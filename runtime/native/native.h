@@ -172,6 +172,8 @@ struct Link {
     Call *deferred, **deferred_tail; /* server: over max_streams, to be served later; strong */
     uint32_t deferred_count;
     Call *stalled, **stalled_tail;
+    uint64_t retry_at;       /* when they are tried again, whatever has happened */
+    uint64_t retry_returned; /* blocks that this process had got back when they were last tried */
     uint32_t free_count;
     uint16_t free_list[ZH_CALLS];
     uint32_t generations[ZH_CALLS];
@@ -306,8 +308,9 @@ int pump_check_fork(Pump *pump);
 int pump_wait(Pump *pump, Call *call, uint32_t mask, uint64_t until);
 /* One more open call that nobody may be waiting for; its end. */
 void pump_background(Pump *pump, int change);
-/* Somebody must look after what no waiter does: wake, or make, a background thread. */
-void pump_kick(Pump *pump);
+/* Somebody must look after what no waiter does: wake, or make, a background thread. Whether
+ * one will. */
+bool pump_kick(Pump *pump);
 void pump_dispatch(Pump *pump);
 int pump_add_link(Pump *pump, Link *link);
 void pump_remove_link(Pump *pump, Link *link);
@@ -336,6 +339,8 @@ void link_take_returns(Link *link);
 void link_on_event(Link *link);
 /* Retry what waits for slots, loans or credit. */
 void link_unstall(Link *link);
+/* May the link's stalled calls be posted now? If not, they will be tried again. */
+bool link_may_unstall(Link *link, uint64_t now);
 /* A call of the server has ended: those that waited for its place. */
 void link_serve_deferred(Link *link);
 void link_stall(Link *link, Call *call);

@@ -143,18 +143,39 @@ void link_gave_up(Link *link, int change)
     PyErr_Restore(type, value, traceback);
 }
 
+static uint64_t blocks_returned(void)
+{
+    return atomic_load_explicit(&zh_stats.counter[ZH_STAT_BLOCKS_RETURNED], memory_order_relaxed);
+}
+
 void link_stall(Link *link, Call *call)
 {
     if (call->stalled)
         return;
+    if (link->stalled == NULL) {
+        link->retry_at = zh_now() + RETRY_NS;
+        link->retry_returned = blocks_returned();
+    }
     call->stalled = true;
     call->stalled_next = NULL;
     Py_INCREF((PyObject *)call);
     *link->stalled_tail = call;
     link->stalled_tail = &call->stalled_next;
     update_want(link);
-    /* Memory may come back on another link, too. */
-    zh_pump_timer(link->pump->pump, zh_now() + RETRY_NS);
+    /* Memory may become free on another link, too. */
+    zh_pump_timer(link->pump->pump, link->retry_at);
+}
+
+bool link_may_unstall(Link *link, uint64_t now)
+{
+    /* What the link itself has freed makes it ready, see update_want. A first one that is done was
+     * in the way of the others. */
+    if (now >= link->retry_at || link->stalled->done ||
+        link->retry_returned != blocks_returned())
+        return true;
+    /* The timer may have rung for something else. */
+    zh_pump_timer(link->pump->pump, link->retry_at);
+    return false;
 }
 
 void link_unstall(Link *link)

@@ -265,7 +265,8 @@ void pump_remove_link(Pump *pump, Link *link)
 void pump_dispatch(Pump *pump)
 {
     /* First, since what follows may set a timer, whose last ring must be taken before. */
-    if (zh_now() - pump->last_events > EVENTS_EVERY_NS)
+    uint64_t now = zh_now();
+    if (now - pump->last_events > EVENTS_EVERY_NS)
         pump_poll_events(pump);
     for (uint32_t i = pump->link_count; i-- > 0;) {
         /* A link that dies takes another one's place in the list; that one comes at the next call.
@@ -273,7 +274,7 @@ void pump_dispatch(Pump *pump)
         if (i >= pump->link_count)
             continue;
         Link *link = pump->links[i];
-        if (zh_link_ready(link->link) || link->stalled != NULL) {
+        if (zh_link_ready(link->link) || (link->stalled != NULL && link_may_unstall(link, now))) {
             Py_INCREF((PyObject *)link);
             link_dispatch(link);
             Py_DECREF((PyObject *)link);

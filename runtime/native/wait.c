@@ -325,12 +325,13 @@ int pump_wait(Pump *pump, Call *call, uint32_t mask, uint64_t until)
     return 0;
 }
 
-void pump_kick(Pump *pump)
+bool pump_kick(Pump *pump)
 {
+    if (pump->aio || pump->closing)
+        return false;
     /* A background thread that is neither busy with a handler nor asleep will see for itself. */
-    if (pump->aio || pump->closing || pump->kicked ||
-        pump->threads > pump->serving + pump->parked + pump->sleepers)
-        return;
+    if (pump->kicked || pump->threads > pump->serving + pump->parked + pump->sleepers)
+        return true;
     if (pump->parking != NULL) {
         Waiter *waiter = pump->parking;
         pump->parking = waiter->pump_next;
@@ -348,7 +349,32 @@ void pump_kick(Pump *pump)
             write_unraisable(pump->spawn);
         }
         Py_XDECREF(result);
+        return result != NULL;
+    } else {
+        return false;
     }
+    return true;
+}
+
+/*
+ * A background thread lets go of the pump to run handlers and callbacks, which may be long. Those
+ * who wait for calls need somebody who listens meanwhile: on a server another background thread,
+ * which then stays asleep in epoll while this one comes back from short handlers and polls on. A
+ * waiter would take the pump for itself, and each call would have to be handed over by it.
+ */
+static void leave_to_serve(Pump *pump, void *token)
+{
+    bool coming = false;
+
+    if (pump->servers > 0 && pump->sleepers == 0 && pump->waiters != NULL) {
+        pump->serving++; /* this thread, in a moment */
+        coming = pump_kick(pump);
+        pump->serving--;
+    }
+    if (coming)
+        pump->holder = NULL;
+    else
+        pump_release(pump, token);
 }
 
 /* Leave the list of parked threads, if a kick has not taken us off. */
@@ -425,6 +451,7 @@ PyObject *pump_run(Pump *pump, PyObject *Py_UNUSED(ignored))
     int token; /* its address tells this thread's hold from others' */
     int raised = 0;
     int n = 0;
+    bool hot = false; /* has served something since it last looked for more */
 
     block_signals();
     while (!pump->closing && raised == 0) {
@@ -432,6 +459,7 @@ PyObject *pump_run(Pump *pump, PyObject *Py_UNUSED(ignored))
             pump->serving++;
             pump_run_events(pump);
             pump->serving--;
+            hot = pump->servers > 0;
             continue;
         }
         if (pump->calls != NULL) {
@@ -440,27 +468,44 @@ PyObject *pump_run(Pump *pump, PyObject *Py_UNUSED(ignored))
             serve_call(call);
             pump->serving--;
             Py_DECREF((PyObject *)call);
+            hot = pump->servers > 0;
             continue;
         }
-        if (pump->sleepers > 0 || pump->asleep_for != NULL || !needs_listener(pump)) {
+        /* Beside a sleeper, poll for what follows what was served, and no longer. */
+        if ((pump->sleepers > 0 && !hot) || pump->asleep_for != NULL || !needs_listener(pump)) {
             pass_on(pump); /* to a caller who has left the listening to us */
             raised = park(pump, &rounds);
             continue;
         }
         rounds = 0;
-        bool held = pump_hold(pump, &token);
+        hot = false;
+        /* One that spins idly gives way to callers, not to another one of its kind. */
+        bool held = pump->holder == NULL && pump_hold(pump, &token);
         if (held) {
             pump_handle_events(pump, events, n);
             n = 0;
             pump_dispatch(pump);
-            if (pump->calls != NULL || pump->events != NULL || idle_spin(pump, &token)) {
-                pump_release(pump, &token); /* to a caller, if one waits: a handler may be long */
+            if (pump->calls != NULL || pump->events != NULL) {
+                leave_to_serve(pump, &token);
+                continue;
+            }
+            if (idle_spin(pump, &token)) {
+                hot = pump->servers > 0;
+                if (hot)
+                    pump->holder = NULL; /* to be held again at once */
+                else
+                    pump_release(pump, &token); /* to a caller, if one waits */
                 continue;
             }
             if (pump->holder != &token)
                 continue;
-            pump->holder = NULL;
         }
+        if (pump->sleepers > 0) {
+            pump_release(pump, &token);
+            continue;
+        }
+        if (held)
+            pump->holder = NULL;
         /* While another thread holds the pump, this one is there for the moment when it lets go.
          * Events that it collects meanwhile will be reported again to whoever holds the pump. */
         pump->sleepers++;

@@ -21,6 +21,8 @@ _ROLES = {
     "client": ("client", "drive"),
     "client-asyncio": ("client", "drive_asyncio"),
     "watcher": ("client", "watch"),
+    "caller": ("client", "be_held"),
+    "faulty": ("faults", "misbehave"),
     "zmq-server": ("raw_zmq", "serve"),
     "zmq-client": ("raw_zmq", "drive"),
     "iceoryx2-server": ("raw_iceoryx2", "serve"),

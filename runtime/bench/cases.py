@@ -12,15 +12,22 @@ from typing import Literal
 POOL = 10
 """Threads of a server that has a pool: what grpcio's own examples use."""
 
-Loop = Literal["unary", "futures", "callbacks", "stream", "aio", "aio-many", "aio-stream", "idle"]
-Metric = Literal["p50", "p99", "rate", "times_below", "slowdown", "cpu", "rss", "shm"]
+Loop = Literal[
+    "unary", "futures", "callbacks", "stream", "aio", "aio-many", "aio-stream", "idle", "kill"
+]
+Fault = Literal["", "reader", "peer", "hoarder"]
+Metric = Literal[
+    "p50", "p99", "max", "rate", "times_below", "slowdown", "kept", "cpu", "rss", "shm"
+]
 
 _METRICS: Mapping[Metric, tuple[str, str]] = {
     "p50": ("<=", "p50 {sign} {limit:g} us"),
     "p99": ("<=", "p99 {sign} {limit:g} us"),
+    "max": ("<=", "max {sign} {limit:g} ms"),
     "rate": (">=", "{sign} {limit:,.0f} /s"),
     "times_below": (">=", "{sign} {limit:g} x below {against}"),
     "slowdown": ("<=", "time {sign} {limit:g} x {against}"),
+    "kept": (">=", "rate {sign} {limit:g} x {against}"),
     "cpu": ("<", "CPU {sign} {limit:g} %"),
     "rss": ("<", "RSS {sign} {limit:g} MB above import grpc"),
     "shm": ("<", "shared memory {sign} {limit:g} MiB"),
@@ -62,6 +69,8 @@ class Variant:
     """Server and client are plain grpcio programs, started by ``zerohop run``."""
     tune_malloc: bool = False
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    fault: Fault = ""
+    """What another client of the same server does wrong meanwhile (``faults.py``)."""
     raw: bool = False
     """Bytes without protobuf or RPC: what the machine can do, not a rival."""
 
@@ -88,8 +97,24 @@ class Case:
 ZEROHOP = Variant("zerohop", "zerohop")
 ZEROHOP_POOL = Variant("zerohop", "zerohop", pool=POOL)
 GRPCIO = Variant("grpcio", "grpcio", pool=POOL)
+WITH, WITHOUT = "with the fault", "without the fault"
 ICEORYX2 = Variant("iceoryx2 (raw bytes)", "iceoryx2", raw=True)
 ZMQ = Variant("pyzmq (raw bytes)", "zmq", raw=True)
+
+
+def _fault(
+    name: str, title: str, fault: Fault, env: Mapping[str, str] = MappingProxyType({})
+) -> Case:
+    """What another client's fault leaves of the rate of a client that does all right."""
+    return Case(
+        f"fault-{name}", f"unary 64 B, sync, inline, beside {title}", "unary",
+        (
+            Variant(WITH, "zerohop", fault=fault, env=env),
+            Variant(WITHOUT, "zerohop", env=env),
+        ),
+        (Target("kept", 0.8, WITHOUT, variant=WITH),),
+    )  # fmt: skip
+
 
 _TABLE = (
     Case(
@@ -178,6 +203,24 @@ _TABLE = (
         (ZEROHOP, GRPCIO),
         (Target("cpu", 1), Target("rss", 15), Target("shm", 4)),
         inflight=10, timed=False,
+    ),
+    _fault("stopped-reader", "a client that stops reading its streams", "reader"),
+    _fault("stopped-peer", "a client that is stopped in its calls and streams", "peer"),
+    _fault(
+        "hoarder", "a client that keeps all that it is lent", "hoarder",
+        MappingProxyType({"ZEROHOP_ARENA_LIMIT": str(64 << 20)}),
+    ),
+    Case(
+        "fault-kill", "SIGKILL of the server until a call's UNAVAILABLE, 16 B", "kill",
+        (ZEROHOP_POOL, GRPCIO),
+        (Target("max", 20),),
+        size=16,
+    ),
+    Case(
+        "fault-kill-1m", "the same after messages of 1 MiB, and in a call of that size", "kill",
+        (ZEROHOP_POOL, GRPCIO),
+        (Target("max", 20),),
+        size=1 << 20,
     ),
 )  # fmt: skip
 

@@ -17,6 +17,7 @@ from types import FrameType
 from zerohop.bench import backends, machine, plot, raw_iceoryx2, report, stubs
 from zerohop.bench.cases import CASES, Case, Variant, select
 from zerohop.bench.idle import run_idle
+from zerohop.bench.kills import run_kills
 from zerohop.bench.peers import ENDING, PeerFailed
 from zerohop.bench.results import CaseResult, RunResult
 from zerohop.bench.runner import Settings, Workplace, run_case
@@ -125,7 +126,7 @@ def _settings(options: argparse.Namespace) -> Settings:
     base = Settings(spin_us=options.spin_us)
     if options.quick:
         base = dataclasses.replace(
-            base, slice_ms=50, slices=5, warmup=1, idle_s=1.0, idle_clients=3
+            base, slice_ms=50, slices=5, warmup=1, idle_s=1.0, idle_clients=3, kills=3
         )
     return dataclasses.replace(
         base,
@@ -200,7 +201,7 @@ def _run(place: Workplace, cases: Sequence[Case], run: RunResult) -> None:
             result = CaseResult(case, skipped=reason)
         else:
             try:
-                measure = run_idle if case.loop == "idle" else run_case
+                measure = {"idle": run_idle, "kill": run_kills}.get(case.loop, run_case)
                 result = measure(place, case, variants, progress)
             except PeerFailed as error:  # of a helper: a variant's own failure is in its result
                 result = CaseResult(case, skipped=str(error))

@@ -18,6 +18,9 @@ _CONNECT_S = 30.0
 _TRIAL = 3
 """Messages of the stream that is checked before anything is measured."""
 
+_EXCHANGED = 20
+"""Calls that a server has answered before it is killed."""
+
 Run = Callable[[int, "array[int]"], loops.Outcome]
 
 
@@ -100,6 +103,31 @@ def watch(spec: dict[str, Any], control: Control) -> None:
         control.answer()
     answers.cancel()
     channel.close()
+
+
+def be_held(spec: dict[str, Any], control: Control) -> None:
+    """A client that waits in a call that is not answered; the runner kills the server."""
+    grpc: Any = importlib.import_module("grpc")
+    messages: Any = importlib.import_module("bench_pb2")
+    request = messages.Payload(data=os.urandom(spec["size"]))
+    api = backends.load(spec["backend"])
+    settle()
+    control.answer(pid=os.getpid())
+    while (command := control.receive()) is not None:
+        if command["do"] == "exchange":
+            _, stub, close = _connect(api, {**spec, **command})
+            for _ in range(_EXCHANGED):
+                stub.Echo(request, wait_for_ready=True, timeout=_CONNECT_S)
+            control.answer()
+            continue
+        try:
+            stub.Hold(request, timeout=_CONNECT_S)
+            code, ended = "OK", time.perf_counter_ns()
+        except grpc.RpcError as error:
+            ended = time.perf_counter_ns()
+            code = error.code().name
+        control.answer(code=code, ended_ns=ended)
+        close()
 
 
 def _check_stream(found: list[Any], spec: dict[str, Any]) -> None:

@@ -45,6 +45,8 @@ class Peer:
             )
         self._buffer = bytearray()
         self.about: dict[str, Any] = {}
+        self.deaf = False
+        """It does not listen to what it is told, and is killed in the end."""
 
     def ready(self) -> dict[str, Any]:
         """Waits until the process has set itself up; what it says about itself."""
@@ -106,6 +108,8 @@ class Peer:
 
     def quit(self) -> None:
         """Asks the process to end, without waiting."""
+        if self.deaf:
+            os.killpg(self._process.pid, signal.SIGKILL)
         assert self._process.stdin is not None
         with contextlib.suppress(OSError):
             self._process.stdin.write(b'{"do": "quit"}\n')

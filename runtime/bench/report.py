@@ -106,10 +106,11 @@ def _figures(result: CaseResult, one: VariantResult) -> tuple[str, ...]:
         return (one.variant.label,)
     summary = one.summary
     slower = result.slower_by(one)
+    times = (one.variant.label, _time(summary.p50_us), _time(summary.p99_us))
+    if result.case.loop == "kill":
+        return (*times, "", "", "" if slower is None else _factor(slower))
     return (
-        one.variant.label,
-        _time(summary.p50_us),
-        _time(summary.p99_us),
+        *times,
         _rate(summary.rate),
         _data(summary.rate * result.case.size),
         "" if slower is None else _factor(slower),

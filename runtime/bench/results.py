@@ -89,15 +89,18 @@ class CaseResult:
             }.get(target.metric)
         if one.summary is None:
             return None
-        if target.metric in ("times_below", "slowdown"):
+        if target.against:
             other = self._find(target.against)
             if other is None or other.summary is None or other.error is not None:
                 return None
+            if target.metric == "kept":
+                return median_ratio(one.summary.slice_rates, other.summary.slice_rates)
             pair = (other.summary.slice_p50_us, one.summary.slice_p50_us)
             return median_ratio(*(pair if target.metric == "times_below" else reversed(pair)))
         return {
             "p50": one.summary.p50_us,
             "p99": one.summary.p99_us,
+            "max": None if one.summary.max_us is None else one.summary.max_us / 1e3,
             "rate": one.summary.rate,
         }.get(target.metric)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from zerohop.bench import backends, raw_iceoryx2
+from zerohop.bench import backends, faults, raw_iceoryx2
 from zerohop.bench.cases import Case, Variant
 from zerohop.bench.machine import CpuMeter, CpuSample, others_share
 from zerohop.bench.peers import ANSWER_S, Peer, PeerFailed, Peers
@@ -29,6 +29,7 @@ class Settings:
     idle_s: float = 5.0
     idle_clients: int | None = None
     """None: as many as the case says."""
+    kills: int = 20
     spin_us: int | None = None
 
     def environment(self, folder: Path) -> dict[str, str]:
@@ -104,6 +105,7 @@ class Party:
         self._slot = slot
         self._servers: list[Peer] = []
         self._client: Peer | None = None
+        self._faulty: Peer | None = None
         self._before: dict[str, dict[str, float]] = {}
         self._address = ""
         self._suffix = "-asyncio" if case.loop.startswith("aio") else ""
@@ -144,7 +146,16 @@ class Party:
 
     def await_client(self) -> None:
         self._driver.ready()
+        if self._variant.fault:
+            self._begin_fault()
         self._before = self._counters()
+
+    def _begin_fault(self) -> None:
+        """Has another client misbehave, and makes sure of it."""
+        more = {"address": self._address, "fault": self._variant.fault}
+        self._faulty = self._start("faulty", more)
+        self._faulty.ready()
+        faults.begin(self._variant.fault, self._faulty, self._servers[0])
 
     def run_slice(self, span_ms: int, keep: bool) -> None:
         if self._variant.backend == "iceoryx2":
@@ -171,7 +182,7 @@ class Party:
         }
 
     def close(self) -> None:
-        mine = [*self._servers, *([self._client] if self._client else [])]
+        mine = [*self._servers, *filter(None, (self._client, self._faulty))]
         self._peers.close(mine)
 
     @property

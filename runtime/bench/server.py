@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import os
+import threading
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -24,7 +25,8 @@ def serve(spec: dict[str, Any], control: Control) -> None:
     if spec.get("next"):
         channel = api.insecure_channel(spec["next"], options=backends.options(spec["size"]))
         onward = _stubs().BenchStub(channel).Echo
-    _stubs().add_BenchServicer_to_server(_servicer(onward), server)
+    held = threading.Event()
+    _stubs().add_BenchServicer_to_server(_servicer(onward, held), server)
     if spec.get("health"):
         _add_health(server)
     port = server.add_insecure_port(spec["address"])
@@ -32,6 +34,10 @@ def serve(spec: dict[str, Any], control: Control) -> None:
     settle()
     control.answer(pid=os.getpid(), port=port)
     while (command := control.receive()) is not None:
+        if command["do"] == "held":
+            held.wait()
+            control.answer()
+            continue
         control.answer(counters=counters() if command["do"] == "counters" else {})
     server.stop(_STOP_S).wait(_STOP_S)
 
@@ -57,7 +63,7 @@ def _stubs() -> Any:
     return importlib.import_module("bench_pb2_grpc")
 
 
-def _servicer(onward: Any) -> Any:
+def _servicer(onward: Any, held: threading.Event) -> Any:
     messages: Any = importlib.import_module("bench_pb2")
 
     class Bench(_stubs().BenchServicer):  # type: ignore[misc]
@@ -68,6 +74,13 @@ def _servicer(onward: Any) -> Any:
             message = messages.Payload(data=FILL * request.size)
             for _ in range(request.count):
                 yield message
+
+        def Hold(self, request: Any, context: Any) -> Any:
+            over = threading.Event()
+            if context.add_callback(over.set):
+                held.set()
+                over.wait()
+            return request
 
     return Bench()
 

@@ -286,6 +286,25 @@ def test_verdicts() -> None:
     assert all(one.met is None for one in failed.verdicts())
 
 
+def test_verdicts_of_cases_with_faults() -> None:
+    targets = (Target("kept", 0.8, "grpcio"), Target("max", 20))
+    found = result(targets, summary(8000, rate=90), summary(8000, rate=100))
+    assert [(one.value, one.met) for one in found.verdicts()] == [(0.9, True), (24, False)]
+    assert [one.target.text for one in found.verdicts()] == [
+        "rate >= 0.8 x grpcio", "max <= 20 ms",
+    ]  # fmt: skip
+    found.variants[1].error = "grpcio-server: ended unasked"
+    assert found.verdicts()[0].met is None
+
+
+def test_kills_have_no_rate() -> None:
+    case = Case("one", "a case", "kill", (ZEROHOP, GRPCIO), (Target("max", 20),))
+    found = CaseResult(case, [VariantResult(one, summary(3000)) for one in case.variants])
+    text = report.table(run_result(found))
+    assert "3.00 ms" in text
+    assert "/s" not in text.partition("CPU taken")[0]
+
+
 def test_verdicts_of_an_idle_server() -> None:
     targets = (Target("cpu", 1), Target("rss", 15), Target("shm", 4))
     case = Case("idle", "idle", "idle", (ZEROHOP,), targets)
@@ -401,7 +420,8 @@ def check_shape(found: dict[str, Any], *names: str) -> None:
             figures = variant["summary"]
             assert figures["calls"] >= 1
             assert figures["rate"] > 0
-            assert len(figures["slice_rates"]) == 2
+            killed = case["name"].startswith("fault-kill")
+            assert len(figures["slice_rates"]) == (found["settings"]["kills"] if killed else 2)
             if case["timed"]:
                 assert 0 < figures["p50_us"] <= figures["p99_us"] <= figures["max_us"]
         for target in case["targets"]:
@@ -416,6 +436,7 @@ def check_shape(found: dict[str, Any], *names: str) -> None:
         ("futures", "callbacks", "stream-sync"),
         ("aio-one", "aio-many", "stream-aio"),
         ("echo-1m", "size-unary-16MiB", "size-stream-16KiB"),
+        ("fault-kill", "fault-kill-1m"),
     ],
 )
 def test_grpcio_alone(folder: Path, names: tuple[str, ...]) -> None:
@@ -464,6 +485,8 @@ def test_raw_rows(folder: Path, backend: str) -> None:
         ("futures", "callbacks", "stream-sync"),
         ("aio-one", "aio-many", "stream-aio"),
         ("echo-1m", "echo-1m-tuned", "idle"),
+        ("fault-stopped-reader", "fault-stopped-peer", "fault-hoarder"),
+        ("fault-kill", "fault-kill-1m"),
     ],
 )
 def test_both(folder: Path, names: tuple[str, ...]) -> None:
@@ -478,6 +501,32 @@ def test_both(folder: Path, names: tuple[str, ...]) -> None:
         for variant in case["variants"]:
             if variant["counters"]:
                 assert any(variant["counters"]["client"].values()), "calls took another way"
+    assert processes_of(folder) == []
+
+
+@needs_tools
+@needs_zerohop
+@pytest.mark.parametrize("fault", ["stopped-peer", "hoarder"])
+def test_clients_that_hear_nothing_end_with_a_runner_that_is_killed(
+    folder: Path, fault: str
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "zerohop.bench", "--case", f"fault-{fault}", "--slices", "500"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(folder)},
+    ) as process:  # fmt: skip
+        try:
+            deadline = time.monotonic() + 40
+            while not any(" faulty " in line for line in processes_of(folder)):
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            time.sleep(1.5)  # it is stopped by now, or blocked
+        finally:
+            process.kill()
+    deadline = time.monotonic() + 15
+    while processes_of(folder) and time.monotonic() < deadline:
+        time.sleep(0.05)
     assert processes_of(folder) == []
 
 

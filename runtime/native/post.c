@@ -170,8 +170,7 @@ bool link_may_unstall(Link *link, uint64_t now)
 {
     /* What the link itself has freed makes it ready, see update_want. A first one that is done was
      * in the way of the others. */
-    if (now >= link->retry_at || link->stalled->done ||
-        link->retry_returned != blocks_returned())
+    if (now >= link->retry_at || link->stalled->done || link->retry_returned != blocks_returned())
         return true;
     /* The timer may have rung for something else. */
     zh_pump_timer(link->pump->pump, link->retry_at);

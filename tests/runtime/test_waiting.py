@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 
@@ -67,3 +68,60 @@ def test_callers_and_futures_in_any_order(stub):
         thread.join(WAIT)
     assert slow == []
     eventually(lambda: not any(thread.is_alive() for thread in threads))
+
+
+INLINE = """
+class Slow(Servicer):
+    def Unary(self, request, context):
+        time.sleep(request.count / 1000)  # in the thread that polls
+        return EchoReply(text=request.text)
+
+server = zerohop.server()
+echo_pb2_grpc.add_EchoServicer_to_server(Slow(), server)
+server.add_insecure_port(address)
+server.start()
+"""
+
+
+def test_a_handler_that_blocks_beside_streams_that_wait(home, launch):
+    """Without a pool: somebody listens for the streams, whose handlers wait for credit and for
+    messages, while the thread that polled is in a handler; short calls in between or not."""
+    launch(INLINE)
+    stub = echo_pb2_grpc.EchoStub(home.channel())
+    messages = queue.SimpleQueue()
+    unread = [stub.ServerStream(EchoRequest(count=1 << 30, payload=bytes(900))) for _ in range(3)]
+    echoes = stub.Bidi(iter(messages.get, None))
+    for number in range(6):
+        for _ in range(200 * (number % 2)):
+            stub.Unary(EchoRequest(), timeout=WAIT)
+        slow = stub.Unary.future(EchoRequest(count=1000), timeout=WAIT)
+        time.sleep(0.002)
+        for _ in range(5):
+            messages.put(EchoRequest(text=str(number)))
+            assert next(echoes).text == str(number)
+        indexes = [next(unread[0]).index for _ in range(600)]
+        assert indexes == list(range(number * 600, (number + 1) * 600))
+        assert not slow.done()
+        assert stub.Unary(EchoRequest(text="x"), timeout=WAIT).text == "x"
+        slow.result(timeout=WAIT)
+    messages.put(None)
+    for stream in unread:
+        stream.cancel()
+
+
+def test_what_waits_behind_a_call_that_expires(home, launch):
+    """Memory is short, the first one that waits for it is too large to get it: those behind it go
+    when it has expired."""
+    launch("server = serve()")
+    client = launch(
+        "stub = stub_of()\n"
+        "def start(size, **options):\n"
+        "    calls.append(stub.Unary.future(EchoRequest(payload=bytes(size)), **options))\n"
+        "calls = []",
+        ZEROHOP_ARENA_LIMIT=str(8 << 20),
+    )
+    client.ask("len(stub.Unary(EchoRequest(payload=bytes(2000)), timeout=30).payload)")
+    client.ask(
+        "[start(1_500_000, timeout=30), start(6 << 20, timeout=0.05), start(1000, timeout=30)]"
+    )
+    assert client.ask("[call.exception(timeout=30) is None for call in calls][::2]") == [True, True]

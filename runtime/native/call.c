@@ -416,6 +416,14 @@ void server_finish_text(Call *call, int code, const char *details, size_t detail
     Py_DECREF((PyObject *)link);
 }
 
+/* gRPC's words for how the server's side ends a call. */
+static const char *end_text(int code)
+{
+    if (code == STATUS_DEADLINE_EXCEEDED)
+        return "Deadline Exceeded";
+    return code == STATUS_UNAVAILABLE ? "Cancelling all calls" : "Cancelled";
+}
+
 void server_cancelled(Call *call, int code)
 {
     if (call->done)
@@ -423,9 +431,7 @@ void server_cancelled(Call *call, int code)
     call->cancelled = true;
     if (call->link != NULL && !call->link->dead) {
         /* The index is free for the client again, whatever the handler is doing. */
-        server_finish(call, code,
-                      code == STATUS_DEADLINE_EXCEEDED ? "Deadline Exceeded" : "Cancelled", NULL,
-                      NULL);
+        server_finish(call, code, end_text(code), NULL, NULL);
     } else {
         server_leave(call);
     }

@@ -397,7 +397,7 @@ void server_finish(Call *call, int code, const char *details, PyObject *trailing
 /* ... with details that may contain NUL. */
 void server_finish_text(Call *call, int code, const char *details, size_t details_bytes,
                         PyObject *trailing, PyObject *message);
-/* The client gave up, the deadline passed or the link died. */
+/* The client gave up, the deadline passed, the server stops or the link died. */
 void server_cancelled(Call *call, int code);
 void call_expired(Call *call);
 void call_taken(Call *call, PyObject *message); /* grant credit for a message the reader took */

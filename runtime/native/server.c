@@ -322,7 +322,7 @@ static void cancel_calls(Link *link)
         Call *call = link->calls[i];
         if (call != NULL) {
             Py_INCREF((PyObject *)call);
-            server_cancelled(call, STATUS_CANCELLED);
+            server_cancelled(call, STATUS_UNAVAILABLE);
             Py_DECREF((PyObject *)call);
         }
     }
@@ -376,7 +376,7 @@ static PyMethodDef server_methods[] = {
     {"stop", (PyCFunction)server_stop, METH_NOARGS,
      PyDoc_STR("stop()\n--\n\nTake no more links and calls; running calls go on.")},
     {"cancel_all", (PyCFunction)server_cancel_all, METH_NOARGS,
-     PyDoc_STR("cancel_all()\n--\n\nCancel the running calls.")},
+     PyDoc_STR("cancel_all()\n--\n\nCancel the running calls: UNAVAILABLE for their clients.")},
     {"close_links", (PyCFunction)server_close_links, METH_NOARGS,
      PyDoc_STR("close_links()\n--\n\nEnd all links of this server.")},
     {"serve_in_pool", (PyCFunction)server_serve_in_pool, METH_O,

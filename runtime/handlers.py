@@ -13,6 +13,13 @@ Handler = Any  # grpc.RpcMethodHandler
 Continuation = Callable[[Any], Handler | None]
 
 
+def behavior_of(handler: Handler) -> Any:
+    """The function of a handler. No other may be asked for: a handler need not have the others."""
+    if handler.request_streaming:
+        return handler.stream_stream if handler.response_streaming else handler.stream_unary
+    return handler.unary_stream if handler.response_streaming else handler.unary_unary
+
+
 class HandlerCallDetails(NamedTuple):
     """grpc.HandlerCallDetails: what interceptors and generic handlers see of a call."""
 

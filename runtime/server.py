@@ -18,7 +18,7 @@ from zerohop import _native, log
 from zerohop._native import EVENT_WRITABLE
 from zerohop.address import parse_target
 from zerohop.context import Context, RequestIterator
-from zerohop.handlers import Handler, HandlerCallDetails, Handlers
+from zerohop.handlers import Handler, HandlerCallDetails, Handlers, behavior_of
 from zerohop.options import ChannelArguments, parse
 from zerohop.pumps import sync_pump
 from zerohop.registry import Registration, Registry
@@ -102,6 +102,7 @@ class _Run:
 
     def __init__(self, handler: Handler, context: Context) -> None:
         self._handler = handler
+        self._behavior = behavior_of(handler)
         self._context = context
 
     def __call__(self) -> None:
@@ -126,7 +127,10 @@ class _Run:
 
     def _detached(self) -> bool:
         """A non-blocking handler has returned and sends its responses from elsewhere."""
-        return getattr(self._handler.unary_stream, "experimental_non_blocking", False) is True
+        return bool(
+            self._handler.response_streaming
+            and getattr(self._behavior, "experimental_non_blocking", False)
+        )
 
     def _unary_request(self) -> tuple[Any, bool]:
         context = self._context
@@ -153,9 +157,8 @@ class _Run:
 
     def _unary(self, argument: Any) -> None:
         context, handler = self._context, self._handler
-        behavior = handler.stream_unary if handler.request_streaming else handler.unary_unary
         try:
-            response = behavior(argument, context)
+            response = self._behavior(argument, context)
         except Exception as error:
             _handler_raised(context, error, "calling application")
             return
@@ -166,15 +169,14 @@ class _Run:
 
     def _stream(self, argument: Any) -> None:
         context, handler = self._context, self._handler
-        behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
         if self._detached():
             try:
-                behavior(argument, context, self._send_response)
+                self._behavior(argument, context, self._send_response)
             except Exception as error:
                 _handler_raised(context, error, "calling application")
             return
         try:
-            responses = behavior(argument, context)
+            responses = self._behavior(argument, context)
         except Exception as error:
             _handler_raised(context, error, "calling application")
             return
@@ -337,12 +339,7 @@ class Core:
                 call.retire()
 
     def _pool_of(self, handler: Handler) -> futures.Executor | None:
-        behavior = (
-            handler.unary_unary
-            or handler.unary_stream
-            or handler.stream_unary
-            or handler.stream_stream
-        )
+        behavior = behavior_of(handler)
         own = getattr(behavior, "experimental_thread_pool", None)
         if isinstance(own, ThreadPoolExecutor):
             return own

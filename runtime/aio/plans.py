@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 from zerohop.aio.handling import Plan, Run, run_generator, run_stream_unary, run_unary, run_writer
 from zerohop.aio.migration import run_sync_stream, run_sync_unary
+from zerohop.handlers import behavior_of
 
 
 def _is_coroutine_function(behavior: Any) -> bool:
@@ -26,23 +27,20 @@ def _is_generator_function(behavior: Any) -> bool:
 def plan(handler: grpc.RpcMethodHandler[Any, Any], pool: futures.Executor | None) -> Plan:
     """How to run this handler; `pool` is for those that are not asynchronous."""
     run: Run
-    behavior: Any
+    behavior = behavior_of(handler)
     if handler.response_streaming:
-        behavior = handler.stream_stream if handler.request_streaming else handler.unary_stream
         if _is_generator_function(behavior):
             run = run_generator
         elif _is_coroutine_function(behavior):
             run = run_writer
         else:
             run = run_sync_stream
+    elif not _is_coroutine_function(behavior):
+        run = run_sync_unary
+    elif handler.request_streaming:
+        run = run_stream_unary
     else:
-        behavior = handler.stream_unary if handler.request_streaming else handler.unary_unary
-        if not _is_coroutine_function(behavior):
-            run = run_sync_unary
-        elif handler.request_streaming:
-            run = run_stream_unary
-        else:
-            run = run_unary
+        run = run_unary
     return Plan(
         run,
         behavior,

@@ -119,3 +119,52 @@ def test_server_context_after_the_end(impl):
     assert over.wait(WAIT)
     eventually(lambda: contexts[0].is_active() is False)
     assert contexts[0].add_callback(over.clear) is False
+
+
+def test_non_blocking_bidi_handler(impl):
+    """The same for a stream of requests: they come through the first argument as always."""
+
+    def handler(requests, context, send):
+        for request in requests:
+            send(EchoReply(text=request.text))
+        send(None)
+
+    handler.experimental_non_blocking = True
+    peer = impl.serve(bidi=handler)
+    call = peer.stub.Bidi(iter([EchoRequest(text=str(i)) for i in range(5)]), timeout=WAIT)
+    assert [reply.text for reply in call] == ["0", "1", "2", "3", "4"]
+    assert call.code() is grpc.StatusCode.OK
+
+
+class _Bare(grpc.RpcMethodHandler):
+    """A handler with nothing but what it needs: grpc.RpcMethodHandler sets no attributes."""
+
+    request_deserializer = None
+    response_serializer = None
+
+    def __init__(self, kind):
+        streams = [side == "stream" for side in kind.split("_")]
+        self.request_streaming, self.response_streaming = streams
+        setattr(self, kind, self._stream if streams[1] else self._unary)
+
+    def _unary(self, argument, context):
+        return b"".join(argument) if self.request_streaming else argument
+
+    def _stream(self, argument, context):
+        yield self._unary(argument, context)
+
+
+@pytest.mark.inline_ok
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_unary", "stream_stream"])
+def test_handler_with_only_its_own_function(impl, kind):
+    class Handlers(grpc.GenericRpcHandler):
+        def service(self, handler_call_details):
+            return _Bare(kind)
+
+    server = impl.server(handlers=[Handlers()])
+    server.add_insecure_port(impl.address())
+    server.start()
+    sends, receives = kind.split("_")
+    request = iter([b"a", b"b"]) if sends == "stream" else b"ab"
+    reply = getattr(impl.channel(), kind)("/any/Method")(request, timeout=WAIT)
+    assert (b"".join(reply) if receives == "stream" else reply) == b"ab"

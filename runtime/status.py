@@ -37,7 +37,9 @@ class Outcome(NamedTuple):
     trailing_metadata: Metadata = ()
 
     def debug_error_string(self) -> str:
-        """One line for a log: what grpcio's core puts there, without its file names."""
+        """One line for a log: what grpcio's core puts there, without its file names. "" for OK."""
+        if self.code is grpc.StatusCode.OK:
+            return ""
         details = self.details.replace("\\", "\\\\").replace('"', '\\"')
         return (
             f"{self.code.name}: call ended "

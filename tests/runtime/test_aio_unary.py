@@ -65,7 +65,7 @@ async def test_status_of_a_call(impl_aio):
     assert tuple(await call.initial_metadata()) == ()
     assert tuple(await call.trailing_metadata()) == ()
     assert isinstance(await call.trailing_metadata(), grpc.aio.Metadata)
-    assert isinstance(await call.debug_error_string(), str)
+    assert await call.debug_error_string() == ""
     assert call.done()
 
 

@@ -394,11 +394,13 @@ def test_text_of_a_call(impl):
     _, call = peer.stub.Unary.with_call(EchoRequest())
     ended = r'\A<\w+ of RPC that terminated with:\n\tstatus = StatusCode\.OK\n\tdetails = ""\n>\Z'
     assert re.match(ended, str(call))
+    assert call.debug_error_string() == ""
     call = peer.stub.ServerStream(EchoRequest())
     assert re.match(r"\A<\w+ object>\Z", repr(call))
     gate.set()
     list(call)
     assert re.match(ended, repr(call))
+    assert call.debug_error_string() == ""
 
 
 def test_interfaces_of_an_error(impl):

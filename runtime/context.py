@@ -12,12 +12,14 @@ from zerohop.status import CODES, NUMBERS, Metadata, Metadatum
 
 _log = log.logger("server")
 
+_UNKNOWN = grpc.StatusCode.UNKNOWN
+
 
 def code_of(code: Any) -> grpc.StatusCode | None:
     """A status code as handlers set it: grpc.StatusCode, its number, or nothing."""
     if code is None or isinstance(code, grpc.StatusCode):
         return code
-    return CODES.get(code, grpc.StatusCode.UNKNOWN)
+    return CODES.get(code, _UNKNOWN)
 
 
 class CallContext(ServerCall):
@@ -67,15 +69,19 @@ class CallContext(ServerCall):
     def code(self) -> Any:
         return self.user_code
 
+    def chosen_code(self) -> grpc.StatusCode | None:
+        """The status code that the handler has set."""
+        return code_of(self.user_code)
+
     def completion(self) -> tuple[int, str]:
         """Status and details when the handler has returned."""
-        code = code_of(self.user_code)
+        code = self.chosen_code()
         number = NUMBERS[grpc.StatusCode.OK if code is None else code]
         return number, text_of(self.user_details)
 
     def abortion(self, code: grpc.StatusCode, details: str) -> tuple[int, str]:
         """Status and details when the call ends early; what the handler has set comes first."""
-        own = code_of(self.user_code)
+        own = self.chosen_code()
         if own is None or own is grpc.StatusCode.OK:
             own = code
         return NUMBERS[own], details if self.user_details is None else text_of(self.user_details)
@@ -93,6 +99,10 @@ class Context(CallContext, grpc.ServicerContext):  # type: ignore[misc]
 
     _callbacks: list[Callable[[], None]] | None = None
     _rpc_error: grpc.RpcError | None = None
+
+    def chosen_code(self) -> grpc.StatusCode | None:
+        code = self.user_code  # grpcio takes numbers on asyncio servers only
+        return code if code is None or isinstance(code, grpc.StatusCode) else _UNKNOWN
 
     def is_active(self) -> bool:
         return not self.is_done

@@ -71,13 +71,22 @@ def test_set_code_ok(impl):
     assert call.code() is grpc.StatusCode.OK
 
 
-def test_set_code_that_is_none(impl):
+@pytest.mark.parametrize("code", [99, 5, 0, "NOT_FOUND"])
+def test_set_code_that_is_none(impl, code):
     """What is no StatusCode becomes UNKNOWN, plain integers included."""
 
     def handler(request, context):
-        context.set_code(99)
+        context.set_code(code)
         context.set_details("d")
         return EchoReply()
+
+    assert _failing(impl, handler) == (grpc.StatusCode.UNKNOWN, "d")
+
+
+@pytest.mark.parametrize("code", [99, 5, 0, None])
+def test_abort_with_a_code_that_is_none(impl, code):
+    def handler(request, context):
+        context.abort(code, "d")
 
     assert _failing(impl, handler) == (grpc.StatusCode.UNKNOWN, "d")
 

@@ -117,9 +117,12 @@ class Core:
             self.connector.add(Waiting(call, deadline, bool(wait_for_ready), arguments))
         return deadline
 
-    def check(self, credentials: Any) -> None:
+    def check_open(self) -> None:
         if self.closed:
             raise grpc.aio.UsageError(_CLOSED)
+
+    def check(self, credentials: Any) -> None:
+        self.check_open()
         if credentials is not None:
             raise grpc.aio.UsageError(_NO_CREDENTIALS)
         if self.native is None:
@@ -382,10 +385,7 @@ class Channel(grpc.aio.Channel):
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
         core = self._core
-        if core.closed:
-            if last_observed_state is _SHUTDOWN:
-                await core.loop.create_future()
-            return
+        core.check_open()
         core.bind()
         loop, links = core.loop, core.links
         changed = asyncio.Event()

@@ -275,11 +275,23 @@ class RunChannel(_channel.Channel):
         self._open(Core(make, target, options, compression), interceptors)
 
     async def close(self, grace: float | None = None) -> None:
-        plain = self._core.peek_plain()
+        core = self._core
+        if grace and grace > 0 and not core.closed and core.native is not None:
+            grace -= await self._until_decided(grace)
+        plain = core.peek_plain()
         if plain is None:
             await super().close(grace)
         else:
             await asyncio.gather(super().close(grace), plain.close(grace))
+
+    async def _until_decided(self, grace: float) -> float:
+        """Let the calls that wait for the first look go their way. Returns how long that took."""
+        loop = self._core.loop
+        begin = loop.time()
+        tasks = [call.making for call in self._chains.active]
+        if tasks and self._core.undecided():
+            await asyncio.wait(tasks, timeout=grace)
+        return min(grace, loop.time() - begin)
 
     def get_state(self, try_to_connect: bool = False) -> grpc.ChannelConnectivity:
         core = self._core
@@ -298,10 +310,7 @@ class RunChannel(_channel.Channel):
 
     async def wait_for_state_change(self, last_observed_state: grpc.ChannelConnectivity) -> None:
         core = self._core
-        if core.closed:
-            if last_observed_state is _SHUTDOWN:
-                await asyncio.get_running_loop().create_future()
-            return
+        core.check_open()
         core.bind()
         loop, way = core.loop, core.way
         changed = asyncio.Event()

@@ -21,7 +21,29 @@ from zerohop.aio.interceptors import (
 )
 
 
-class _StreamResponse(Intercepted):
+class _Deferred(Intercepted):
+    _given_up = False
+
+    async def _when_made(self) -> Any:
+        return await asyncio.shield(self._task)
+
+    def cancel(self) -> bool:
+        """The task hears of it later, whoever asks must see it now."""
+        if self._task.done():
+            return super().cancel()
+        if self._given_up:
+            return False
+        self._given_up = True
+        return self._task.cancel()
+
+    def cancelled(self) -> bool:
+        return self._given_up or super().cancelled()
+
+    def done(self) -> bool:
+        return self._given_up or super().done()
+
+
+class _StreamResponse(_Deferred):
     _responses: AsyncIterator[Any] | None = None
     _read = False
 
@@ -46,7 +68,7 @@ class _StreamResponse(Intercepted):
         return await (await self._task).read()
 
 
-class _StreamRequest(Intercepted):
+class _StreamRequest(_Deferred):
     def _requests_of(self, request: Any) -> Any:
         return request
 
@@ -65,7 +87,7 @@ class _StreamRequest(Intercepted):
         await (await self._made_call()).done_writing()
 
 
-class DeferredUnaryUnaryCall(InterceptedUnaryUnaryCall):
+class DeferredUnaryUnaryCall(_Deferred, InterceptedUnaryUnaryCall):
     def __del__(self) -> None:
         """It runs whoever keeps it."""
 

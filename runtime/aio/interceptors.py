@@ -151,6 +151,15 @@ class Intercepted:
         if not task.cancelled():
             task.exception()  # whoever awaits the call hears of it
 
+    @property
+    def making(self) -> asyncio.Task[Any]:
+        """What makes the call."""
+        return self._task
+
+    async def _when_made(self) -> Any:
+        """The call, once it is made. Whoever gives up waiting gives up the call too, as in grpcio."""
+        return await self._task
+
     def _call(self) -> Any:
         """The call that the interceptors have made, None when there is none (yet)."""
         task = self._task
@@ -207,46 +216,56 @@ class Intercepted:
 
     async def initial_metadata(self) -> Any:
         try:
-            call = await self._task
+            call = await self._when_made()
         except grpc.aio.AioRpcError as error:
             return error.initial_metadata()
         except asyncio.CancelledError:
+            if not self._task.cancelled():
+                raise
             return None
         return await call.initial_metadata()
 
     async def trailing_metadata(self) -> Any:
         try:
-            call = await self._task
+            call = await self._when_made()
         except grpc.aio.AioRpcError as error:
             return error.trailing_metadata()
         except asyncio.CancelledError:
+            if not self._task.cancelled():
+                raise
             return None
         return await call.trailing_metadata()
 
     async def code(self) -> Any:
         try:
-            call = await self._task
+            call = await self._when_made()
         except grpc.aio.AioRpcError as error:
             return error.code()
         except asyncio.CancelledError:
+            if not self._task.cancelled():
+                raise
             return grpc.StatusCode.CANCELLED
         return await call.code()
 
     async def details(self) -> Any:
         try:
-            call = await self._task
+            call = await self._when_made()
         except grpc.aio.AioRpcError as error:
             return error.details()
         except asyncio.CancelledError:
+            if not self._task.cancelled():
+                raise
             return LOCALLY_CANCELLED
         return await call.details()
 
     async def debug_error_string(self) -> Any:
         try:
-            call = await self._task
+            call = await self._when_made()
         except grpc.aio.AioRpcError as error:
             return error.debug_error_string()
         except asyncio.CancelledError:
+            if not self._task.cancelled():
+                raise
             return ""
         return await call.debug_error_string()
 

@@ -405,3 +405,52 @@ async def test_cancelling_many(impl_aio):
             await call
     assert all(call.cancelled() for call in calls)
     assert (await peer.stub.Unary(EchoRequest())).text == "fine"
+
+
+_KINDS = {
+    "unary": lambda stub: stub.Unary(EchoRequest(text="x")),
+    "server_stream": lambda stub: stub.ServerStream(EchoRequest(count=1)),
+    "client_stream": lambda stub: stub.ClientStream(),
+    "bidi": lambda stub: stub.Bidi(),
+}
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+async def test_cancel_at_once(impl_aio, kind):
+    """Nothing has run yet between the call and its end, and whoever asks sees it."""
+    peer = await impl_aio.serve()
+    call = _KINDS[kind](peer.stub)
+    assert call.cancelled() is False
+    assert call.done() is False
+    assert call.cancel() is True
+    assert call.cancel() is False
+    assert call.cancelled() is True
+    assert call.done() is True
+    seen = []
+    call.add_done_callback(seen.append)
+    async with asyncio.timeout(WAIT):
+        if kind in ("unary", "client_stream"):
+            with pytest.raises(asyncio.CancelledError):
+                await call
+        if kind in ("client_stream", "bidi"):
+            with pytest.raises(asyncio.InvalidStateError):
+                await call.write(EchoRequest())
+        assert (await call.code(), await call.details()) == CANCELLED
+    await eventually_aio(lambda: seen == [call])
+
+
+@pytest.mark.parametrize(
+    "question",
+    ["code", "details", "initial_metadata", "trailing_metadata", "debug_error_string"],
+)
+async def test_giving_up_a_question_does_not_cancel_the_call(impl_aio, question):
+    peer = await impl_aio.serve()
+    call = peer.stub.Unary(EchoRequest(text="x"))
+    asking = asyncio.create_task(getattr(call, question)())
+    await asyncio.sleep(0)
+    asking.cancel()
+    async with asyncio.timeout(WAIT):
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        assert (await call).text == "x"
+        assert await call.code() is grpc.StatusCode.OK

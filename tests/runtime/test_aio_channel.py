@@ -173,6 +173,46 @@ async def test_grace_of_closing_runs_out(impl_aio):
             await call
 
 
+async def test_close_with_grace_right_after_the_call(impl_aio):
+    peer = await impl_aio.serve()
+    call = peer.stub.Unary(EchoRequest(text="x"))
+    async with asyncio.timeout(WAIT):
+        await peer.channel.close(WAIT)
+        assert (await call).text == "x"
+
+
+async def test_close_right_after_the_calls(impl_aio):
+    """Their end is there when close() returns."""
+    peer = await impl_aio.serve()
+    stub = peer.stub
+    calls = [
+        stub.Unary(EchoRequest()),
+        stub.ServerStream(EchoRequest(count=1)),
+        stub.ClientStream(),
+        stub.Bidi(),
+    ]
+    async with asyncio.timeout(WAIT):
+        await peer.channel.close()
+        for call in calls:
+            assert call.cancelled() is True
+            assert call.done() is True
+            assert await call.code() is grpc.StatusCode.CANCELLED
+
+
+async def test_waiting_on_a_channel_that_is_closed(impl_aio):
+    peer = await impl_aio.serve()
+    waiting = asyncio.create_task(peer.channel.wait_for_state_change(IDLE))
+    await asyncio.sleep(0)
+    async with asyncio.timeout(WAIT):
+        await peer.channel.close()
+        await waiting
+        for state in (IDLE, SHUTDOWN):
+            with pytest.raises(grpc.aio.UsageError, match="Channel is closed"):
+                await peer.channel.wait_for_state_change(state)
+        with pytest.raises(grpc.aio.UsageError, match="Channel is closed"):
+            await peer.channel.channel_ready()
+
+
 async def test_calls_on_a_closed_channel(impl_aio):
     peer = await impl_aio.serve()
     await peer.stub.Unary(EchoRequest())

@@ -20,6 +20,7 @@ _UNKNOWN = NUMBERS[grpc.StatusCode.UNKNOWN]
 
 # grpcio's words.
 _FINISHED = "RPC already finished."
+_LATE_COMPRESSION = "Compression setting must be specified before sending initial metadata"
 
 EOF = grpc.aio.EOF
 
@@ -92,6 +93,11 @@ class Context(CallContext, grpc.aio.ServicerContext[Any, Any]):  # type: ignore[
         if not self.send(message):
             while not self.is_done and not self.writable:
                 await self.wait_for(EVENT_WRITABLE | EVENT_DONE)
+
+    def set_compression(self, compression: grpc.Compression) -> None:
+        """Accepted and ignored, at the time at which grpcio accepts it."""
+        if self.sent_initial:
+            raise RuntimeError(_LATE_COMPRESSION)
 
     async def send_initial_metadata(self, initial_metadata: Any) -> None:
         self.raise_for_termination()

@@ -73,7 +73,7 @@ class SyncContext(grpc.ServicerContext):
         return self._context.auth_context()
 
     def set_compression(self, compression: grpc.Compression) -> None:
-        """Accepted and ignored."""
+        self._context.set_compression(compression)
 
     def disable_next_message_compression(self) -> None:
         """Accepted and ignored."""

@@ -453,3 +453,17 @@ async def test_compression_is_accepted(impl_aio):
         EchoRequest(payload=b"x" * 5000), compression=grpc.Compression.Deflate
     )
     assert reply.payload == b"x" * 5000
+
+
+async def test_compression_is_set_too_late(impl_aio):
+    async def handler(request, context):
+        yield EchoReply()
+        try:
+            context.set_compression(grpc.Compression.Gzip)
+        except RuntimeError as error:
+            yield EchoReply(text=str(error))
+
+    peer = await impl_aio.serve(server_stream=handler)
+    replies = [reply.text async for reply in peer.stub.ServerStream(EchoRequest(), timeout=WAIT)]
+    assert len(replies) == 2
+    assert "before sending initial metadata" in replies[1]

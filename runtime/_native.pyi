@@ -152,6 +152,19 @@ class ClientCall(_Call):
         looks after it, or, on a loop's pump, it is pinned until it is done. Raises ValueError or
         TypeError for what is no metadata. Failure is a status.
         """
+    def prepare(
+        self,
+        method: str,
+        message: bytes | None,
+        metadata: Iterable[tuple[str, str | bytes]] | None,
+        deadline_ns: int,
+        end: bool,
+        /,
+    ) -> None:
+        """Check and keep what start would, which looks at none of it again.
+
+        For a call that has no link yet: what cannot be sent ends it at once.
+        """
     def defer(self, channel: Channel, deadline_ns: int, /) -> None:
         """Let the call be waited for, cancelled and expire before it is started."""
     def half_close(self) -> None: ...

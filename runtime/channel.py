@@ -38,6 +38,7 @@ from zerohop.status import (
 )
 
 # grpcio's words for call credentials on an insecure channel.
+CHANNEL_CLOSED = "Channel closed!"
 NO_CREDENTIALS = (
     "Established channel does not have a sufficient security level to transfer call credential."
 )
@@ -66,7 +67,7 @@ def acquire(
     if link is not None:
         return link
     if links.closed:
-        raise failed(grpc.StatusCode.CANCELLED, "Channel closed!")
+        raise failed(grpc.StatusCode.CANCELLED, CHANNEL_CLOSED)
     if wait_for_ready or (deadline is not None and time.monotonic() >= deadline):
         raise failed(grpc.StatusCode.DEADLINE_EXCEEDED, f"Deadline Exceeded ({reason})")
     raise failed(grpc.StatusCode.UNAVAILABLE, reason or "the server has just gone")
@@ -127,8 +128,9 @@ class _Method:
             return
         deadline = deadline_after(timeout)
 
+        end = requests is None
+
         def start(link: Link) -> None:
-            end = requests is None
             call.start(native, link, self._method, message, metadata, deadline, end, background)
 
         link = native.pick()
@@ -145,11 +147,15 @@ class _Method:
                 start(acquire(links, deadline, bool(wait_for_ready), lambda: call.is_done))
             except _InactiveRpcError as error:
                 call.cancel_with(NUMBERS[error.code()], error.details())
-            except (TypeError, ValueError) as error:
-                call.cancel_with(NUMBERS[grpc.StatusCode.INTERNAL], str(error))
+            except ValueError:  # the channel has been closed before it was looked at
+                call.cancel_with(NUMBERS[grpc.StatusCode.CANCELLED], CHANNEL_CLOSED)
             if requests is not None:
                 consume(weakref.ref(call), requests, self._serializer)
 
+        # At once: the caller may change the metadata, and may be waiting for a server for long.
+        call.prepare(self._method, message, metadata, deadline, end)
+        if call.is_done:
+            return
         try:
             call.defer(native, deadline)
         except ForkError:
@@ -423,7 +429,7 @@ def _acquirer(links: Links) -> Callable[[int, bool], Link]:
     def acquire_link(deadline_ns: int, wait_for_ready: bool) -> Link:
         alive = reference()
         if alive is None:
-            raise failed(grpc.StatusCode.CANCELLED, "Channel closed!")
+            raise failed(grpc.StatusCode.CANCELLED, CHANNEL_CLOSED)
         return acquire(alive, deadline_ns, wait_for_ready)
 
     return acquire_link

@@ -67,8 +67,27 @@ class NativeCall(ClientCall):
         pinned: bool,
     ) -> None:
         """Start it on a link. A failure to is how the call ends."""
+        self._try(self.start, channel, link, method, message, metadata, deadline, end, pinned)
+        if self.is_done:
+            self.settle()
+        elif self.connecting:
+            self.connecting = False
+            if self.signals is not None:
+                self.signals.tell(EVENT_CONNECTED)
+
+    def await_link(
+        self, method: str, message: bytes | None, metadata: Any, deadline: int, end: bool
+    ) -> bool:
+        """Prepare it for a link that is looked for. False when that has failed and so ended it."""
+        self._try(self.prepare, method, message, metadata, deadline, end)
+        self.connecting = not self.is_done
+        if self.is_done:
+            self.settle()
+        return self.connecting
+
+    def _try(self, step: Callable[..., None], *arguments: Any) -> None:
         try:
-            self.start(channel, link, method, message, metadata, deadline, end, pinned)
+            step(*arguments)
         except TypeError as error:
             self.failure = error
             self.cancel_with(_INTERNAL, str(error))
@@ -77,12 +96,6 @@ class NativeCall(ClientCall):
             self.cancel_with(_INTERNAL, str(error))
         except ForkError:
             self.cancel_with(_FAILED_PRECONDITION, FORKED)
-        if self.is_done:
-            self.settle()
-        elif self.connecting:
-            self.connecting = False
-            if self.signals is not None:
-                self.signals.tell(EVENT_CONNECTED)
 
     def listen(self, loop: asyncio.AbstractEventLoop) -> Signals:
         """Its signals; made when somebody wants to know more than the end."""

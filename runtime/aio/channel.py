@@ -111,8 +111,7 @@ class Core:
             raise NoLink
         elif self._pid != os.getpid():
             call.end(_FAILED_PRECONDITION, FORKED)
-        else:
-            call.connecting = True
+        elif call.await_link(method, message, metadata, deadline, end):
             arguments = (method, message, metadata, deadline, end, pinned)
             self.connector.add(Waiting(call, deadline, bool(wait_for_ready), arguments))
         return deadline

@@ -171,11 +171,12 @@ static PyObject *client_start(Call *call, PyObject *args)
         return NULL;
     if (call->done)
         Py_RETURN_NONE; /* cancelled before it started */
-    if (call->method != NULL) {
+    if (call->owner != NULL) {
         PyErr_SetString(PyExc_RuntimeError, "a call can be started once");
         return NULL;
     }
-    if (client_prepare(call, method, message == Py_None ? NULL : message, metadata, deadline,
+    if (call->method == NULL &&
+        client_prepare(call, method, message == Py_None ? NULL : message, metadata, deadline,
                        end != 0) != 0)
         return NULL;
     if (call->done)
@@ -194,6 +195,28 @@ static PyObject *client_start(Call *call, PyObject *args)
             pump_background(call->pump, 1);
         }
     }
+    Py_RETURN_NONE;
+}
+
+/* prepare(method, message, metadata, deadline_ns, end): what start would check and keep, for a call
+ * that has no link yet. */
+static PyObject *client_py_prepare(Call *call, PyObject *args)
+{
+    PyObject *method, *message, *metadata;
+    unsigned long long deadline;
+    int end;
+
+    if (!PyArg_ParseTuple(args, "UOOKp:prepare", &method, &message, &metadata, &deadline, &end))
+        return NULL;
+    if (call->done)
+        Py_RETURN_NONE;
+    if (call->method != NULL) {
+        PyErr_SetString(PyExc_RuntimeError, "a call can be prepared once");
+        return NULL;
+    }
+    if (client_prepare(call, method, message == Py_None ? NULL : message, metadata, deadline,
+                       end != 0) != 0)
+        return NULL;
     Py_RETURN_NONE;
 }
 
@@ -482,6 +505,9 @@ static PyMethodDef client_methods[] = {
      PyDoc_STR(
          "start(channel, link, method, message, metadata, deadline_ns, end, background)\n--\n\n"
          "Post the call, or queue it until there is room.")},
+    {"prepare", (PyCFunction)client_py_prepare, METH_VARARGS,
+     PyDoc_STR("prepare(method, message, metadata, deadline_ns, end)\n--\n\n"
+               "Check and keep what start would, which looks at none of it again.")},
     {"defer", (PyCFunction)client_defer, METH_VARARGS,
      PyDoc_STR("defer(channel, deadline_ns)\n--\n\nLet it be waited for before it is started.")},
     {"half_close", (PyCFunction)call_half_close, METH_NOARGS,

@@ -357,6 +357,15 @@ async def test_metadata_refused(impl_aio, pair):
     assert recorder.own == [("k", "v")]
 
 
+@pytest.mark.parametrize("kind", ["unary_stream", "stream_stream"])
+async def test_metadata_refused_before_there_is_a_server(impl_aio, kind):
+    make = getattr(impl_aio.channel(), kind)("/zhtest.Echo/Any")
+    arguments = (b"",) if kind == "unary_stream" else ()
+    call = make(*arguments, metadata=(("Upper", "v"),), wait_for_ready=True)
+    async with asyncio.timeout(WAIT):
+        assert await call.code() is grpc.StatusCode.INTERNAL
+
+
 @pytest.mark.parametrize("metadata", [(("k-bin", "text"),), (("k", 1),)], ids=repr)
 async def test_not_metadata_at_all(impl_aio, metadata):
     peer = await impl_aio.serve()

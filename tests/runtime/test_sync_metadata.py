@@ -5,6 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 from apiharness import WAIT, code_and_details
+from zhtest import echo_pb2_grpc
 from zhtest.types_pb2 import EchoReply, EchoRequest
 
 pytestmark = pytest.mark.inline_ok
@@ -392,3 +393,37 @@ def test_many_different_keys_over_the_life_of_a_channel(peer, recorder):
         pairs = [(f"key-{number}", str(number)) for number in range(start, start + 50)]
         peer.stub.Unary(EchoRequest(), metadata=pairs)
         assert recorder.own == pairs
+
+
+_KINDS = {
+    "unary": lambda stub, **call: stub.Unary(EchoRequest(), **call),
+    "future": lambda stub, **call: stub.Unary.future(EchoRequest(), **call).result(),
+    "server_stream": lambda stub, **call: list(stub.ServerStream(EchoRequest(), **call)),
+    "client_stream": lambda stub, **call: stub.ClientStream(iter(()), **call),
+    "client_future": lambda stub, **call: stub.ClientStream.future(iter(()), **call).result(),
+    "bidi": lambda stub, **call: list(stub.Bidi(iter(()), **call)),
+}
+
+
+@pytest.mark.parametrize("kind", _KINDS)
+@pytest.mark.parametrize("wait", [False, True])
+def test_refused_before_there_is_a_server(impl, kind, wait):
+    stub = echo_pb2_grpc.EchoStub(impl.channel())
+    metadata = [("Upper", "v")]
+    assert (
+        code_and_details(lambda: _KINDS[kind](stub, metadata=metadata, wait_for_ready=wait))
+        == INVALID
+    )
+    with pytest.raises(TypeError):
+        _KINDS[kind](stub, metadata=42, wait_for_ready=wait)
+
+
+def test_changed_after_the_call(impl, recorder):
+    """What the caller does with its list while there is no server yet, does not matter."""
+    metadata = [("k", "v")]
+    stub = echo_pb2_grpc.EchoStub(impl.channel())
+    future = stub.Unary.future(EchoRequest(), metadata=metadata, wait_for_ready=True, timeout=WAIT)
+    metadata[:] = [("later", "x")]
+    impl.start(unary=recorder)
+    future.result()
+    assert recorder.own == [("k", "v")]

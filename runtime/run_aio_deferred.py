@@ -84,7 +84,11 @@ class _StreamRequest(_Deferred):
         await (await self._made_call()).write(request)
 
     async def done_writing(self) -> None:
-        await (await self._made_call()).done_writing()
+        try:
+            call = await self._made_call()
+        except asyncio.InvalidStateError:
+            return  # a call that is over has nothing against it
+        await call.done_writing()
 
 
 class DeferredUnaryUnaryCall(_Deferred, InterceptedUnaryUnaryCall):

@@ -435,6 +435,7 @@ async def test_cancel_at_once(impl_aio, kind):
         if kind in ("client_stream", "bidi"):
             with pytest.raises(asyncio.InvalidStateError):
                 await call.write(EchoRequest())
+            await call.done_writing()
         assert (await call.code(), await call.details()) == CANCELLED
     await eventually_aio(lambda: seen == [call])
 

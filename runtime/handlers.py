@@ -12,6 +12,9 @@ from zerohop.status import Metadatum
 Handler = Any  # grpc.RpcMethodHandler
 Continuation = Callable[[Any], Handler | None]
 
+# grpcio's words.
+LATE_HANDLERS = "Cannot register method handlers once server has started"
+
 
 def behavior_of(handler: Handler) -> Any:
     """The function of a handler. No other may be asked for: a handler need not have the others."""

@@ -70,7 +70,8 @@ class RunServer(grpc.aio.Server):
         self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
         self._plain.add_registered_method_handlers(service_name, method_handlers)
-        self._handlers.add_registered(service_name, method_handlers)
+        if self._core is None:  # grpcio takes none once it has started
+            self._handlers.add_registered(service_name, method_handlers)
 
     def add_insecure_port(self, address: str) -> int:
         port = self._plain.add_insecure_port(address)

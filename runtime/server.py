@@ -18,7 +18,13 @@ from zerohop import _native, log
 from zerohop._native import EVENT_WRITABLE
 from zerohop.address import parse_target
 from zerohop.context import Context, RequestIterator
-from zerohop.handlers import Handler, HandlerCallDetails, Handlers, behavior_of
+from zerohop.handlers import (
+    LATE_HANDLERS,
+    Handler,
+    HandlerCallDetails,
+    Handlers,
+    behavior_of,
+)
 from zerohop.options import ChannelArguments, parse
 from zerohop.pumps import sync_pump
 from zerohop.registry import Registration, Registry
@@ -493,6 +499,9 @@ class Server(_native.Disposable, grpc.Server):
     def add_registered_method_handlers(
         self, service_name: str, method_handlers: Mapping[str, Any]
     ) -> None:
+        if self._core.started:  # methods that have been called are settled
+            _log.warning(LATE_HANDLERS)
+            return
         self._core.handlers.add_registered(service_name, method_handlers)
         self._add(
             lambda server: server.add_registered_method_handlers(service_name, method_handlers)

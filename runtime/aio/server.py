@@ -18,7 +18,7 @@ from zerohop.aio.context import Context
 from zerohop.aio.handling import Plan, conclude, serve
 from zerohop.aio.plans import plan
 from zerohop.aio.signals import working_loop
-from zerohop.handlers import HandlerCallDetails, Handlers
+from zerohop.handlers import LATE_HANDLERS, HandlerCallDetails, Handlers
 from zerohop.options import ChannelArguments, parse
 from zerohop.pumps import loop_pump
 from zerohop.registry import Registration, Registry
@@ -282,6 +282,9 @@ class Server(grpc.aio.Server):
     def add_registered_method_handlers(
         self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
     ) -> None:
+        if self._core.started:  # methods that have been called are settled
+            _log.warning(LATE_HANDLERS)
+            return
         self._core.handlers.add_registered(service_name, method_handlers)
         self._add(
             lambda server: server.add_registered_method_handlers(service_name, method_handlers)

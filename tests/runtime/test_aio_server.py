@@ -467,3 +467,22 @@ async def test_compression_is_set_too_late(impl_aio):
     replies = [reply.text async for reply in peer.stub.ServerStream(EchoRequest(), timeout=WAIT)]
     assert len(replies) == 2
     assert "before sending initial metadata" in replies[1]
+
+
+async def test_methods_registered_too_late(impl_aio, caplog):
+    """Generic handlers may come after the start, registered methods may not."""
+
+    async def late(request, context):
+        return b"late"
+
+    handler = grpc.unary_unary_rpc_method_handler(late)
+    server = await impl_aio.start()
+    server.add_registered_method_handlers("late", {"Registered": handler})
+    assert "Cannot register method handlers" in caplog.text
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("late", {"Generic": handler}),)
+    )
+    channel = impl_aio.channel()
+    code, _ = await code_and_details_aio(channel.unary_unary("/late/Registered")(b""))
+    assert code is grpc.StatusCode.UNIMPLEMENTED
+    assert await channel.unary_unary("/late/Generic")(b"") == b"late"

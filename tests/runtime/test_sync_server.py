@@ -303,3 +303,19 @@ def test_stop_with_calls_waiting_for_a_worker(impl):
         assert code_and_details(lambda f=future: f.result(timeout=WAIT))[0] in _stopped(impl)
     blocked.gate.set()
     assert event.wait(WAIT)
+
+
+@pytest.mark.inline_ok
+def test_methods_registered_too_late(impl, caplog):
+    """Generic handlers may come after the start, registered methods may not."""
+    handler = grpc.unary_unary_rpc_method_handler(lambda request, context: b"late")
+    server = impl.start()
+    server.add_registered_method_handlers("late", {"Registered": handler})
+    assert "Cannot register method handlers" in caplog.text
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("late", {"Generic": handler}),)
+    )
+    channel = impl.channel()
+    code, _ = code_and_details(lambda: channel.unary_unary("/late/Registered")(b""))
+    assert code is grpc.StatusCode.UNIMPLEMENTED
+    assert channel.unary_unary("/late/Generic")(b"") == b"late"

@@ -157,7 +157,7 @@ class Intercepted:
         return self._task
 
     async def _when_made(self) -> Any:
-        """The call, once it is made. Whoever gives up waiting gives up the call too, as in grpcio."""
+        """The call, once it is made. As in grpcio, to give up waiting is to give up the call."""
         return await self._task
 
     def _call(self) -> Any:

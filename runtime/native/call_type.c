@@ -175,9 +175,8 @@ static PyObject *client_start(Call *call, PyObject *args)
         PyErr_SetString(PyExc_RuntimeError, "a call can be started once");
         return NULL;
     }
-    if (call->method == NULL &&
-        client_prepare(call, method, message == Py_None ? NULL : message, metadata, deadline,
-                       end != 0) != 0)
+    if (call->method == NULL && client_prepare(call, method, message == Py_None ? NULL : message,
+                                               metadata, deadline, end != 0) != 0)
         return NULL;
     if (call->done)
         Py_RETURN_NONE;

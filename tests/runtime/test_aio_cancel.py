@@ -416,7 +416,7 @@ _KINDS = {
 
 
 @pytest.mark.parametrize("kind", _KINDS)
-async def test_cancel_at_once(impl_aio, kind):
+async def test_cancel_before_anything_has_run(impl_aio, kind):
     """Nothing has run yet between the call and its end, and whoever asks sees it."""
     peer = await impl_aio.serve()
     call = _KINDS[kind](peer.stub)

@@ -90,9 +90,13 @@ def balance() -> int:
 
 
 def _is_ours(fd: str) -> bool:
-    """Sockets, memfds, eventfds, pidfds: not the pipes to the children of a test."""
+    """Sockets, memfds, eventfds, pidfds: not the pipes to the children of a test.
+
+    Nor the arena, which keeps an empty segment when it has had one.
+    """
     try:
-        return os.readlink(f"/proc/self/fd/{fd}").startswith(("socket:", "/memfd:", "anon_inode:"))
+        name = os.readlink(f"/proc/self/fd/{fd}")
+        return name.startswith(("socket:", "/memfd:", "anon_inode:")) and "-arena" not in name
     except OSError:  # the listing's own
         return False
 

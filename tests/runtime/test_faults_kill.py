@@ -153,34 +153,37 @@ CLIENT_KINDS = {
 @pytest.mark.parametrize("kind", CLIENT_KINDS)
 def test_client_in_the_middle_of_a_call(home, launch, size, kind):
     """The handler learns of it, and the server keeps nothing; others' calls go on."""
-    begun, over = threading.Event(), threading.Semaphore(0)
+    begun, over = threading.Semaphore(0), threading.Semaphore(0)
     when = []
 
     def unary(request, context):
         if request.text:
             return EchoReply(text=request.text)
         context.add_callback(lambda: (when.append(time.monotonic()), over.release()))
-        begun.set()
+        begun.release()
         while context.is_active():
             time.sleep(0.001)
         return EchoReply(payload=request.payload)
 
     def stream(request, context):
         context.add_callback(lambda: (when.append(time.monotonic()), over.release()))
+        yield EchoReply(payload=request.payload)
+        begun.release()
         while context.is_active():
             yield EchoReply(payload=request.payload)
-            begun.set()
 
     def client_stream(requests, context):
         context.add_callback(lambda: (when.append(time.monotonic()), over.release()))
-        for _ in requests:
-            begun.set()
+        for number, _ in enumerate(requests):
+            if number == 0:
+                begun.release()
         return EchoReply()
 
     def bidi(requests, context):
         context.add_callback(lambda: (when.append(time.monotonic()), over.release()))
-        for request in requests:
-            begun.set()
+        for number, request in enumerate(requests):
+            if number == 0:
+                begun.release()
             yield EchoReply(payload=request.payload)
 
     peer = home.serve(unary=unary, server_stream=stream, client_stream=client_stream, bidi=bidi)
@@ -188,9 +191,8 @@ def test_client_in_the_middle_of_a_call(home, launch, size, kind):
     before = holdings()
     client = launch(f"size = {size}\n" + CLIENT)
     for _ in range(3):
-        begun.clear()
         client.ask(f"globals().setdefault('calls', []).append({CLIENT_KINDS[kind]})")
-        assert begun.wait(WAIT)
+        assert begun.acquire(timeout=WAIT)
     killed = time.monotonic()
     client.process.kill()
     for _ in range(3):

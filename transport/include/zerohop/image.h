@@ -13,16 +13,16 @@
 
 #include "zerohop/api.h"
 
-#define ZH_IMAGE_ROOT 1024u  /* bytes of a root at most */
-#define ZH_IMAGE_NEAR 512u   /* a larger struct does not lie in the root */
-#define ZH_IMAGE_BLOB 4096u  /* from here on, a block of its own */
-#define ZH_IMAGE_DEPTH 100   /* protobuf's default limit */
+#define ZH_IMAGE_ROOT 1024u     /* bytes of a root at most */
+#define ZH_IMAGE_NEAR 512u      /* a larger struct does not lie in the root */
+#define ZH_IMAGE_BLOB 4096u     /* from here on, a block of its own */
+#define ZH_IMAGE_DEPTH 100      /* protobuf's default limit */
 #define ZH_IMAGE_MOST INT32_MAX /* bytes of a message on the wire, as in protobuf */
 
 /* --- layouts -------------------------------------------------------------------------------- */
 
 /* FieldDescriptorProto.Type. */
-enum zh_kind {
+enum zh_field_kind {
     ZH_DOUBLE = 1,
     ZH_FLOAT = 2,
     ZH_INT64 = 3,
@@ -42,7 +42,7 @@ enum zh_kind {
     ZH_SINT64 = 18,
 };
 
-enum zh_label { ZH_IMPLICIT = 0, ZH_OPTIONAL = 1, ZH_ONEOF = 2, ZH_REPEATED = 3, ZH_MAP = 4 };
+enum zh_field_label { ZH_IMPLICIT = 0, ZH_OPTIONAL = 1, ZH_ONEOF = 2, ZH_REPEATED = 3, ZH_MAP = 4 };
 
 enum { ZH_FIELD_PACKED = 1, ZH_FIELD_UTF8 = 2, ZH_FIELD_CLOSED = 4, ZH_FIELD_REQUIRED = 8 };
 enum { ZH_LAYOUT_ENTRY = 1 };
@@ -55,8 +55,8 @@ struct zh_layout;
 
 struct zh_field {
     uint32_t number;
-    uint8_t kind;     /* enum zh_kind */
-    uint8_t label;    /* enum zh_label */
+    uint8_t kind;     /* enum zh_field_kind */
+    uint8_t label;    /* enum zh_field_label */
     uint8_t flags;    /* ZH_FIELD_... */
     uint8_t width;    /* bytes of one element: 1, 4, 8, or 16 for a slot */
     uint32_t offset;  /* of its unit in the struct */
@@ -74,9 +74,9 @@ struct zh_field {
 struct zh_layout {
     uint32_t size;
     uint16_t field_count;
-    uint16_t bits;   /* presence bits */
-    uint16_t oneofs; /* their words follow the presence words */
-    uint16_t flags;  /* ZH_LAYOUT_ENTRY */
+    uint16_t bits;                 /* presence bits */
+    uint16_t oneofs;               /* their words follow the presence words */
+    uint16_t flags;                /* ZH_LAYOUT_ENTRY */
     const struct zh_field *fields; /* by number */
     /* fields[lookup[n]] has number n, for n below lookup_count; 0xffff: none. For small numbers. */
     const uint16_t *lookup;
@@ -177,14 +177,14 @@ ZH_API const uint8_t *zh_space_at(const struct zh_space *space, zh_ref ref, uint
 /* The struct of the root message; NULL where it is not. */
 ZH_API const uint8_t *zh_space_root(const struct zh_space *space, const struct zh_layout *layout);
 
-/* The text, bytes or array of a slot; NULL where it is not. A slot of count 0 gives a valid pointer.
+/* The text, bytes or array of a slot; NULL where it is not. A slot of count 0 gives a valid
+ * pointer.
  */
 static inline const uint8_t *zh_space_slot(const struct zh_space *space, struct zh_slot slot,
                                            uint32_t width)
 {
     static const uint8_t nothing[16];
-    return slot.count == 0 ? nothing
-                           : zh_space_at(space, slot.ref, (uint64_t)slot.count * width);
+    return slot.count == 0 ? nothing : zh_space_at(space, slot.ref, (uint64_t)slot.count * width);
 }
 
 /* Is the field set (not: is it repeated and not empty), by presence or by value? */
@@ -192,7 +192,8 @@ ZH_API bool zh_field_is_set(const struct zh_field *field, const uint8_t *at);
 
 /* --- building ------------------------------------------------------------------------------- */
 
-/* Memory outside the root, the arena's for instance. Both may be called by whoever holds the image. */
+/* Memory outside the root, the arena's for instance. Both may be called by whoever holds the image.
+ */
 struct zh_image_block {
     zh_ref ref; /* of its first byte */
     uint8_t *data;
@@ -226,8 +227,8 @@ struct zh_image {
 };
 
 /*
- * An empty message. `inside`: zeroed memory of `room` bytes that lives as long as the image, for the
- * root to begin in; at least zh_image_root_least(layout).
+ * An empty message. `inside`: zeroed memory of `room` bytes that lives as long as the image, for
+ * the root to begin in; at least zh_image_root_least(layout).
  */
 ZH_API int zh_image_init(struct zh_image *image, const struct zh_layout *layout,
                          const struct zh_image_memory *memory, void *context, uint8_t *inside,
@@ -246,7 +247,8 @@ ZH_API uint8_t *zh_image_alloc(struct zh_image *image, size_t bytes, zh_ref *ref
 ZH_API uint8_t *zh_image_at(struct zh_image *image, zh_ref ref);
 ZH_API void zh_image_space(struct zh_image *image, struct zh_space *space);
 
-/* Take over a block that was allocated elsewhere with the same memory (zerohop.alloc). 0 or -ENOMEM.
+/* Take over a block that was allocated elsewhere with the same memory (zerohop.alloc). 0 or
+ * -ENOMEM.
  */
 ZH_API int zh_image_adopt(struct zh_image *image, const struct zh_image_block *block);
 

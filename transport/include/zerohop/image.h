@@ -81,8 +81,8 @@ struct zh_layout {
     /* fields[lookup[n]] has number n, for n below lookup_count; 0xffff: none. For small numbers. */
     const uint16_t *lookup;
     uint32_t lookup_count;
-    uint32_t required; /* fields with ZH_FIELD_REQUIRED in it or in what it contains: 0 or 1 */
-    void *owner;       /* of whoever registered it: its Python class */
+    bool required; /* it, or what it contains, has required fields */
+    void *owner;   /* of whoever registered it: its Python class */
 };
 
 /* The layouts of one table. */

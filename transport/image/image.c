@@ -1,0 +1,235 @@
+/* Images: resolving references, and memory for what is built. */
+#include "zerohop/image.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+/* Chunks outside the root: the first, and the largest. Larger needs get a block of their own. */
+#define CHUNK_FIRST 4096u
+#define CHUNK_MOST 65536u
+
+#define ROUND_8(n) (((n) + 7) & ~(size_t)7)
+
+/* --- reading ---------------------------------------------------------------------------------- */
+
+const uint8_t *zh_space_at(const struct zh_space *space, zh_ref ref, uint64_t bytes)
+{
+    if (zh_ref_segment(ref) != 0)
+        return ref == 0 ? NULL : space->far(space->context, ref, bytes);
+    if (ref == 0 || ref > space->root_bytes || bytes > space->root_bytes - ref)
+        return NULL;
+    return space->root + ref;
+}
+
+const uint8_t *zh_space_root(const struct zh_space *space, const struct zh_layout *layout)
+{
+    if (layout->size > ZH_IMAGE_NEAR) {
+        if (space->root_bytes < sizeof(zh_ref))
+            return NULL;
+        zh_ref ref = zh_load64(space->root);
+        /* Never in the root, so that there is one form. */
+        return zh_ref_segment(ref) == 0 ? NULL : zh_space_at(space, ref, layout->size);
+    }
+    return layout->size > space->root_bytes ? NULL : space->root;
+}
+
+bool zh_field_is_set(const struct zh_field *field, const uint8_t *at)
+{
+    switch (field->label) {
+    case ZH_OPTIONAL:
+        return (zh_load32(at + ZH_PRESENCE_AT + field->bit / 32 * 4) >> field->bit % 32 & 1) != 0;
+    case ZH_ONEOF:
+        return zh_load32(at + field->case_at) == field->number;
+    case ZH_REPEATED:
+    case ZH_MAP:
+        return zh_load32(at + field->offset + 8) != 0;
+    default:
+        break;
+    }
+    switch (field->width) {
+    case 1:
+        return at[field->offset] != 0;
+    case 4:
+        return zh_load32(at + field->offset) != 0;
+    case 8:
+        return zh_load64(at + field->offset) != 0;
+    default:
+        return zh_load32(at + field->offset + 8) != 0;
+    }
+}
+
+/* --- building --------------------------------------------------------------------------------- */
+
+size_t zh_image_root_least(const struct zh_layout *layout)
+{
+    return layout->size > ZH_IMAGE_NEAR ? sizeof(zh_ref) : layout->size;
+}
+
+/* A new block in the list, or NULL. */
+static struct zh_image_block *add_block(struct zh_image *image)
+{
+    if (image->block_count == image->block_room) {
+        uint32_t room = image->block_room == 0 ? 4 : image->block_room * 2;
+        struct zh_image_block *blocks = realloc(image->blocks, room * sizeof(*blocks));
+        if (blocks == NULL)
+            return NULL;
+        image->blocks = blocks;
+        image->block_room = room;
+    }
+    struct zh_image_block *block = &image->blocks[image->block_count];
+    memset(block, 0, sizeof(*block));
+    return block;
+}
+
+static struct zh_image_block *alloc_block(struct zh_image *image, size_t bytes)
+{
+    struct zh_image_block *block = add_block(image);
+
+    if (block == NULL || image->memory->alloc(image->context, bytes, block) != 0)
+        return NULL;
+    image->block_count++;
+    return block;
+}
+
+int zh_image_init(struct zh_image *image, const struct zh_layout *layout,
+                  const struct zh_image_memory *memory, void *context, uint8_t *inside, size_t room)
+{
+    size_t least = zh_image_root_least(layout);
+
+    *image = (struct zh_image){
+        .memory = memory,
+        .context = context,
+        .root = inside,
+        .root_used = (uint32_t)least,
+        .root_room = (uint32_t)(room > ZH_IMAGE_ROOT ? ZH_IMAGE_ROOT : room),
+    };
+    if (layout->size > ZH_IMAGE_NEAR) {
+        struct zh_image_block *block = alloc_block(image, ROUND_8(layout->size));
+        if (block == NULL) {
+            zh_image_free(image);
+            return -ENOMEM;
+        }
+        block->used = ROUND_8(layout->size);
+        image->open = image->block_count;
+        memcpy(image->root, &block->ref, sizeof(block->ref));
+    }
+    return 0;
+}
+
+void zh_image_free(struct zh_image *image)
+{
+    for (uint32_t i = 0; i < image->block_count; i++)
+        image->memory->release(image->context, &image->blocks[i]);
+    free(image->blocks);
+    if (image->root_owned)
+        free(image->root);
+    image->blocks = NULL;
+    image->block_count = image->block_room = image->open = 0;
+    image->root = NULL;
+    image->root_owned = false;
+}
+
+int zh_image_settle(struct zh_image *image)
+{
+    if (image->root_room >= ZH_IMAGE_ROOT)
+        return 0;
+    uint8_t *root = calloc(1, ZH_IMAGE_ROOT);
+    if (root == NULL)
+        return -ENOMEM;
+    memcpy(root, image->root, image->root_used);
+    if (image->root_owned)
+        free(image->root);
+    image->root = root;
+    image->root_owned = true;
+    image->root_room = ZH_IMAGE_ROOT;
+    return 0;
+}
+
+static uint8_t *take(struct zh_image_block *block, size_t bytes, zh_ref *ref)
+{
+    uint8_t *data = block->data + block->used;
+
+    *ref = block->ref + block->used;
+    block->used += bytes;
+    return data;
+}
+
+uint8_t *zh_image_alloc(struct zh_image *image, size_t bytes, zh_ref *ref)
+{
+    size_t need = ROUND_8(bytes);
+
+    if (need <= image->root_room - image->root_used ||
+        (need <= ZH_IMAGE_ROOT - image->root_used && zh_image_settle(image) == 0)) {
+        uint8_t *data = image->root + image->root_used;
+        *ref = zh_ref_make(0, image->root_used);
+        image->root_used += (uint32_t)need;
+        return data;
+    }
+    struct zh_image_block *block = image->open == 0 ? NULL : &image->blocks[image->open - 1];
+    if (bytes < ZH_IMAGE_BLOB && block != NULL && need <= block->bytes - block->used)
+        return take(block, need, ref);
+    if (bytes >= ZH_IMAGE_BLOB) {
+        block = alloc_block(image, bytes);
+        if (block == NULL)
+            return NULL;
+        block->used = block->bytes; /* nothing else goes there */
+        *ref = block->ref;
+        return block->data;
+    }
+    size_t size = block == NULL ? CHUNK_FIRST : block->bytes * 2;
+    if (size > CHUNK_MOST)
+        size = CHUNK_MOST;
+    block = alloc_block(image, size < need ? need : size);
+    if (block == NULL)
+        return NULL;
+    image->open = image->block_count;
+    return take(block, need, ref);
+}
+
+uint8_t *zh_image_at(struct zh_image *image, zh_ref ref)
+{
+    if (zh_ref_segment(ref) == 0)
+        return ref < image->root_used ? image->root + ref : NULL;
+    /* The last ones are the likeliest. */
+    for (uint32_t i = image->block_count; i-- > 0;) {
+        struct zh_image_block *block = &image->blocks[i];
+        if (ref >= block->ref && ref - block->ref < block->bytes)
+            return block->data + (ref - block->ref);
+    }
+    return NULL;
+}
+
+static const uint8_t *own_far(void *context, zh_ref ref, uint64_t bytes)
+{
+    struct zh_image *image = context;
+
+    for (uint32_t i = image->block_count; i-- > 0;) {
+        const struct zh_image_block *block = &image->blocks[i];
+        if (ref >= block->ref && ref - block->ref < block->bytes)
+            return bytes <= block->bytes - (ref - block->ref) ? block->data + (ref - block->ref)
+                                                              : NULL;
+    }
+    return NULL;
+}
+
+void zh_image_space(struct zh_image *image, struct zh_space *space)
+{
+    *space = (struct zh_space){
+        .root = image->root,
+        .root_bytes = image->root_used,
+        .far = own_far,
+        .context = image,
+    };
+}
+
+int zh_image_adopt(struct zh_image *image, const struct zh_image_block *block)
+{
+    struct zh_image_block *added = add_block(image);
+
+    if (added == NULL)
+        return -ENOMEM;
+    *added = *block;
+    added->used = block->bytes;
+    image->block_count++;
+    return 0;
+}

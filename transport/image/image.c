@@ -65,8 +65,8 @@ size_t zh_image_root_least(const struct zh_layout *layout)
     return layout->size > ZH_IMAGE_NEAR ? sizeof(zh_ref) : layout->size;
 }
 
-/* A new block in the list, or NULL. */
-static struct zh_image_block *add_block(struct zh_image *image)
+/* Enter a block in the list; NULL when out of memory. */
+static struct zh_image_block *add_block(struct zh_image *image, const struct zh_image_block *block)
 {
     if (image->block_count == image->block_room) {
         uint32_t room = image->block_room == 0 ? 4 : image->block_room * 2;
@@ -76,19 +76,21 @@ static struct zh_image_block *add_block(struct zh_image *image)
         image->blocks = blocks;
         image->block_room = room;
     }
-    struct zh_image_block *block = &image->blocks[image->block_count];
-    memset(block, 0, sizeof(*block));
-    return block;
+    image->blocks[image->block_count] = *block;
+    return &image->blocks[image->block_count++];
 }
 
 static struct zh_image_block *alloc_block(struct zh_image *image, size_t bytes)
 {
-    struct zh_image_block *block = add_block(image);
+    struct zh_image_block block = {0};
 
-    if (block == NULL || image->memory->alloc(image->context, bytes, block) != 0)
+    if (image->memory->alloc(image->context, bytes, &block) != 0)
         return NULL;
-    image->block_count++;
-    return block;
+    block.used = 0;
+    struct zh_image_block *added = add_block(image, &block);
+    if (added == NULL)
+        image->memory->release(image->context, &block);
+    return added;
 }
 
 int zh_image_init(struct zh_image *image, const struct zh_layout *layout,
@@ -104,12 +106,13 @@ int zh_image_init(struct zh_image *image, const struct zh_layout *layout,
         .root_room = (uint32_t)(room > ZH_IMAGE_ROOT ? ZH_IMAGE_ROOT : room),
     };
     if (layout->size > ZH_IMAGE_NEAR) {
-        struct zh_image_block *block = alloc_block(image, ROUND_8(layout->size));
+        struct zh_image_block *block = alloc_block(image, layout->size);
         if (block == NULL) {
             zh_image_free(image);
             return -ENOMEM;
         }
-        block->used = ROUND_8(layout->size);
+        memset(block->data, 0, block->bytes);
+        block->used = layout->size;
         image->open = image->block_count;
         memcpy(image->root, &block->ref, sizeof(block->ref));
     }
@@ -154,36 +157,53 @@ static uint8_t *take(struct zh_image_block *block, size_t bytes, zh_ref *ref)
     return data;
 }
 
-uint8_t *zh_image_alloc(struct zh_image *image, size_t bytes, zh_ref *ref)
+/* Bytes of a block of their own, as they were left by whoever had it before. */
+static uint8_t *alloc_blob(struct zh_image *image, size_t bytes, zh_ref *ref)
+{
+    struct zh_image_block *block = alloc_block(image, bytes);
+
+    if (block == NULL)
+        return NULL;
+    block->used = block->bytes; /* nothing else goes there */
+    *ref = block->ref;
+    return block->data;
+}
+
+uint8_t *zh_image_alloc_raw(struct zh_image *image, size_t bytes, zh_ref *ref)
 {
     size_t need = ROUND_8(bytes);
 
+    if (bytes >= ZH_IMAGE_BLOB)
+        return alloc_blob(image, bytes, ref);
     if (need <= image->root_room - image->root_used ||
         (need <= ZH_IMAGE_ROOT - image->root_used && zh_image_settle(image) == 0)) {
-        uint8_t *data = image->root + image->root_used;
         *ref = zh_ref_make(0, image->root_used);
         image->root_used += (uint32_t)need;
-        return data;
+        return image->root + *ref;
     }
     struct zh_image_block *block = image->open == 0 ? NULL : &image->blocks[image->open - 1];
-    if (bytes < ZH_IMAGE_BLOB && block != NULL && need <= block->bytes - block->used)
-        return take(block, need, ref);
-    if (bytes >= ZH_IMAGE_BLOB) {
-        block = alloc_block(image, bytes);
+    if (block == NULL || need > block->bytes - block->used) {
+        size_t size = block == NULL ? CHUNK_FIRST : block->bytes * 2;
+        block = alloc_block(image, size > CHUNK_MOST ? CHUNK_MOST : size);
         if (block == NULL)
             return NULL;
-        block->used = block->bytes; /* nothing else goes there */
-        *ref = block->ref;
-        return block->data;
+        memset(block->data, 0, block->bytes);
+        image->open = image->block_count;
     }
-    size_t size = block == NULL ? CHUNK_FIRST : block->bytes * 2;
-    if (size > CHUNK_MOST)
-        size = CHUNK_MOST;
-    block = alloc_block(image, size < need ? need : size);
-    if (block == NULL)
-        return NULL;
-    image->open = image->block_count;
-    return take(block, need, ref);
+    uint8_t *data = block->data + block->used;
+    *ref = block->ref + block->used;
+    block->used += need;
+    return data;
+}
+
+uint8_t *zh_image_alloc(struct zh_image *image, size_t bytes, zh_ref *ref)
+{
+    uint8_t *data = zh_image_alloc_raw(image, bytes, ref);
+
+    /* Smaller pieces come from memory that was zeroed as a whole. */
+    if (data != NULL && bytes >= ZH_IMAGE_BLOB)
+        memset(data, 0, bytes);
+    return data;
 }
 
 uint8_t *zh_image_at(struct zh_image *image, zh_ref ref)
@@ -224,12 +244,10 @@ void zh_image_space(struct zh_image *image, struct zh_space *space)
 
 int zh_image_adopt(struct zh_image *image, const struct zh_image_block *block)
 {
-    struct zh_image_block *added = add_block(image);
+    struct zh_image_block *added = add_block(image, block);
 
     if (added == NULL)
         return -ENOMEM;
-    *added = *block;
     added->used = block->bytes;
-    image->block_count++;
     return 0;
 }

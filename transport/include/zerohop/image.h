@@ -203,7 +203,8 @@ struct zh_image_block {
 };
 
 struct zh_image_memory {
-    /* A zeroed block of at least `bytes`, 8-aligned. 0, -ENOMEM (ArenaFull) or another -errno. */
+    /* A block of at least `bytes`, 8-aligned, with any content; ref, data and bytes are filled in.
+     * 0, or a negative errno. */
     int (*alloc)(void *context, size_t bytes, struct zh_image_block *block);
     void (*release)(void *context, struct zh_image_block *block);
 };
@@ -239,8 +240,12 @@ ZH_API void zh_image_free(struct zh_image *image);
 /* From here on the root has its full room and does not move any more. 0 or -ENOMEM. */
 ZH_API int zh_image_settle(struct zh_image *image);
 
-/* `bytes` zeroed bytes, 8-aligned, and their reference; in the root, a chunk, or (from
- * ZH_IMAGE_BLOB on) a block of their own. NULL when out of memory: nothing has changed then. */
+/*
+ * `bytes` zeroed bytes (at least 1), 8-aligned, and their reference: in the root, a chunk, or (from
+ * ZH_IMAGE_BLOB on) a block of their own. NULL when out of memory: nothing has changed then.
+ * zh_image_alloc_raw leaves what it gives from ZH_IMAGE_BLOB on as it was: for who fills all of it.
+ */
+ZH_API uint8_t *zh_image_alloc_raw(struct zh_image *image, size_t bytes, zh_ref *ref);
 ZH_API uint8_t *zh_image_alloc(struct zh_image *image, size_t bytes, zh_ref *ref);
 
 /* The bytes at a reference of our own. */

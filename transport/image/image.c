@@ -148,15 +148,6 @@ int zh_image_settle(struct zh_image *image)
     return 0;
 }
 
-static uint8_t *take(struct zh_image_block *block, size_t bytes, zh_ref *ref)
-{
-    uint8_t *data = block->data + block->used;
-
-    *ref = block->ref + block->used;
-    block->used += bytes;
-    return data;
-}
-
 /* Bytes of a block of their own, as they were left by whoever had it before. */
 static uint8_t *alloc_blob(struct zh_image *image, size_t bytes, zh_ref *ref)
 {

@@ -1,5 +1,5 @@
 /* zerohop._native: the call path, thin over libzerohop. This file is the module itself. */
-#include "native.h"
+#include "message.h"
 
 #include <malloc.h>
 
@@ -55,7 +55,9 @@ static int native_exec(PyObject *module)
                                                 PyExc_ValueError, NULL);
     if (InvalidMetadata == NULL || interrupt_init(module) != 0 || serve_init() != 0 ||
         pump_type_init(module) != 0 || link_type_init(module) != 0 || call_type_init(module) != 0 ||
-        server_type_init(module) != 0 || client_type_init(module) != 0)
+        server_type_init(module) != 0 || client_type_init(module) != 0 ||
+        message_class_init(module) != 0 || repeated_init(module) != 0 ||
+        mapping_init(module) != 0 || snapshot_init(module) != 0)
         return -1;
     return PyModule_AddStringConstant(module, "__version__", zh_version());
 }
@@ -85,6 +87,11 @@ static PyObject *native_tune_malloc(PyObject *self, PyObject *Py_UNUSED(ignored)
 }
 
 static PyMethodDef native_methods[] = {
+    {"message_classes", native_message_classes, METH_VARARGS,
+     PyDoc_STR("message_classes(table, externals, specs)\n--\n\nThe classes of a generated "
+               "module.")},
+    {"set_message_hooks", native_set_message_hooks, METH_VARARGS,
+     PyDoc_STR("set_message_hooks(text, convert, enum)\n--\n\nWhat messages need of Python.")},
     {"now", native_now, METH_NOARGS,
      PyDoc_STR("now()\n--\n\nCLOCK_MONOTONIC in nanoseconds: the clock of deadlines.")},
     {"set_loan_tracer", native_set_loan_tracer, METH_O,

@@ -84,6 +84,7 @@ static struct zh_image_block *alloc_block(struct zh_image *image, size_t bytes)
 {
     struct zh_image_block block = {0};
 
+    /* Into our own variable: `alloc` may let other threads run. */
     if (image->memory->alloc(image->context, bytes, &block) != 0)
         return NULL;
     block.used = 0;
@@ -113,6 +114,7 @@ int zh_image_init(struct zh_image *image, const struct zh_layout *layout,
         }
         memset(block->data, 0, block->bytes);
         block->used = layout->size;
+        block->chunk = true;
         image->open = image->block_count;
         memcpy(image->root, &block->ref, sizeof(block->ref));
     }
@@ -179,6 +181,7 @@ uint8_t *zh_image_alloc_raw(struct zh_image *image, size_t bytes, zh_ref *ref)
         if (block == NULL)
             return NULL;
         memset(block->data, 0, block->bytes);
+        block->chunk = true;
         image->open = image->block_count;
     }
     uint8_t *data = block->data + block->used;

@@ -171,7 +171,26 @@ static bool parse_field(struct parser *p, const uint8_t *at, const struct zh_lay
     return true;
 }
 
-/* No two units may overlap, but those of one oneof. `used` has a byte for each of the struct's. */
+/* The members of a oneof share one unit, as wide as the widest. */
+static bool share_units(struct parser *p, const struct zh_layout *layout, struct zh_field *fields)
+{
+    for (uint32_t i = 0; i < layout->field_count; i++) {
+        struct zh_field *f = &fields[i];
+        for (uint32_t j = 0; f->label == ZH_ONEOF && j < layout->field_count; j++) {
+            const struct zh_field *other = &fields[j];
+            if (other->label != ZH_ONEOF || other->case_at != f->case_at)
+                continue;
+            if (other->offset != f->offset)
+                return fails(p, "the members of a oneof do not share their place");
+            if (other->width > f->unit)
+                f->unit = other->width;
+        }
+    }
+    return true;
+}
+
+/* No two units may overlap, but those of one oneof. `used` has an entry for each of the struct's
+ * bytes. */
 static bool check_overlap(struct parser *p, const struct zh_layout *layout, uint16_t *used)
 {
     memset(used, 0, layout->size * sizeof(*used));
@@ -218,6 +237,8 @@ static bool parse_message(struct parser *p, uint32_t index, uint32_t *next_field
             return fails(p, "field numbers do not rise");
         before = field->number;
     }
+    if (!share_units(p, layout, p->made->fields + first))
+        return false;
     uint16_t *used = malloc(layout->size * sizeof(*used));
     if (used == NULL)
         return fails(p, "out of memory");

@@ -200,6 +200,7 @@ struct zh_image_block {
     size_t bytes;
     size_t used;
     void *owner; /* of whoever allocated it */
+    bool chunk;  /* holds many things, structs among them */
 };
 
 struct zh_image_memory {
@@ -256,6 +257,28 @@ ZH_API void zh_image_space(struct zh_image *image, struct zh_space *space);
  * -ENOMEM.
  */
 ZH_API int zh_image_adopt(struct zh_image *image, const struct zh_image_block *block);
+
+/* Where zh_image_thaw has moved blocks. */
+struct zh_image_moves {
+    uint64_t bytes;
+    uint32_t count;
+    struct zh_image_move {
+        const uint8_t *from;
+        uint8_t *to;
+        size_t bytes;
+    } * moves;
+};
+
+/*
+ * Replace all chunks by copies, which nobody but us knows, and make the message refer to them. The
+ * old ones are released, or kept for those who still read them until the image ends. `layout`: of
+ * the root. 0 or -ENOMEM, with everything as before.
+ */
+ZH_API int zh_image_thaw(struct zh_image *image, const struct zh_layout *layout, bool keep,
+                         struct zh_image_moves *moves);
+/* The new place of what lay at `at`. */
+ZH_API uint8_t *zh_image_moved(const struct zh_image_moves *moves, uint8_t *at);
+ZH_API void zh_image_moves_free(struct zh_image_moves *moves);
 
 /* --- protobuf's wire encoding ---------------------------------------------------------------- */
 

@@ -1,0 +1,623 @@
+/* Map fields: a mapping over the array of entries in the message. */
+#include "message.h"
+
+/*
+ * Entries are searched for one after the other, newest first (of equal keys the last counts). From
+ * so many on, a dict of the keys is made, which stays right as long as the array and its count do.
+ */
+#define INDEX_FROM 8u
+
+typedef struct {
+    PyObject_HEAD
+    Message *message; /* strong: where the field is */
+    const Field *field;
+    PyObject *index; /* dict: key to position; NULL: not made */
+    zh_ref indexed_array;
+    uint32_t indexed_count;
+} Mapping;
+
+static PyTypeObject *ScalarMap_Type, *MessageMap_Type;
+
+static const Field *key_field(const Mapping *self)
+{
+    return &self->field->type->fields[0];
+}
+
+static const Field *value_field(const Mapping *self)
+{
+    return &self->field->type->fields[1];
+}
+
+PyObject *mapping_get(Message *self, const Field *field)
+{
+    PyTypeObject *type = field->type->fields[1].type != NULL ? MessageMap_Type : ScalarMap_Type;
+    allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
+    Mapping *mapping = (Mapping *)alloc(type, 0);
+
+    if (mapping != NULL) {
+        mapping->message = (Message *)Py_NewRef((PyObject *)self);
+        mapping->field = field;
+    }
+    return (PyObject *)mapping;
+}
+
+static void mapping_dealloc(Mapping *self)
+{
+    PyTypeObject *type = TYPE_OF(self);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+
+    Py_DECREF((PyObject *)self->message);
+    Py_XDECREF(self->index);
+    release(self);
+    Py_DECREF((PyObject *)type);
+}
+
+static struct zh_slot slot_of(Mapping *self)
+{
+    if (self->message->absent)
+        message_refresh(self->message);
+    return zh_load_slot(message_struct(self->message) + self->field->layout->offset);
+}
+
+static void set_slot(Mapping *self, struct zh_slot slot)
+{
+    memcpy(message_struct(self->message) + self->field->layout->offset, &slot, sizeof(slot));
+}
+
+/* The entry at a position, as a message; new reference. */
+static Message *entry_at(Mapping *self, uint32_t at)
+{
+    struct zh_slot slot = slot_of(self);
+    const uint8_t *array = message_at(self->message, slot.ref, (uint64_t)slot.count * 8);
+
+    return array == NULL
+               ? NULL
+               : message_part(self->message, self->field->type, zh_load64(array + (size_t)at * 8));
+}
+
+static PyObject *entry_key(Mapping *self, uint32_t at)
+{
+    Message *entry = entry_at(self, at);
+    PyObject *key = entry == NULL ? NULL : field_get(entry, key_field(self));
+
+    Py_XDECREF((PyObject *)entry);
+    return key;
+}
+
+/* Check a key and give it the form that entries have; new reference. */
+static PyObject *normal_key(Mapping *self, PyObject *key)
+{
+    const Field *field = key_field(self);
+    uint8_t memory[8] = {0};
+    uint64_t bits;
+
+    if (field->layout->kind == ZH_STRING) {
+        if (PyUnicode_Check(key))
+            return Py_NewRef(key);
+        if (PyBytes_Check(key))
+            return PyUnicode_FromEncodedObject(key, "utf-8", "strict");
+        PyErr_Format(PyExc_TypeError, "the keys of %U.%U are str, not %R", self->field->cls->name,
+                     self->field->name, TYPE_OF(key));
+        return NULL;
+    }
+    if (value_scalar(field, key, &bits) != 0)
+        return NULL;
+    memcpy(memory, &bits, sizeof(bits));
+    return value_load(self->message, field, memory);
+}
+
+/* Make the index anew if it does not stand for what is there now. */
+static int refresh_index(Mapping *self, struct zh_slot slot)
+{
+    if (self->index != NULL && self->indexed_array == slot.ref && self->indexed_count == slot.count)
+        return 0;
+    PyObject *index = PyDict_New();
+    for (uint32_t i = 0; index != NULL && i < slot.count; i++) {
+        PyObject *key = entry_key(self, i);
+        PyObject *position = key == NULL ? NULL : PyLong_FromUnsignedLong(i);
+        if (position == NULL || PyDict_SetItem(index, key, position) != 0)
+            Py_CLEAR(index);
+        Py_XDECREF(position);
+        Py_XDECREF(key);
+    }
+    Py_XDECREF(self->index);
+    self->index = index;
+    self->indexed_array = slot.ref;
+    self->indexed_count = slot.count;
+    return index == NULL ? -1 : 0;
+}
+
+/* The position of a key (normal), -1 if it is not there, -2 with an exception. */
+static int64_t find(Mapping *self, PyObject *key)
+{
+    struct zh_slot slot = slot_of(self);
+
+    if (slot.count >= INDEX_FROM) {
+        if (refresh_index(self, slot) != 0)
+            return -2;
+        PyObject *at = PyDict_GetItemWithError(self->index, key);
+        return at != NULL ? PyLong_AsLongLong(at) : PyErr_Occurred() ? -2 : -1;
+    }
+    for (uint32_t i = slot.count; i-- > 0;) {
+        PyObject *has = entry_key(self, i);
+        int same = has == NULL ? -1 : PyObject_RichCompareBool(has, key, Py_EQ);
+        Py_XDECREF(has);
+        if (same != 0)
+            return same < 0 ? -2 : (int64_t)i;
+    }
+    return -1;
+}
+
+/* A new entry with this key at the end; new reference. */
+static Message *add(Mapping *self, PyObject *key)
+{
+    Class *type = self->field->type;
+    zh_ref ref, array_ref;
+
+    if (message_writable(self->message) != 0)
+        return NULL;
+    struct zh_slot slot = slot_of(self);
+    uint64_t need = ((uint64_t)slot.count + 1) * 8;
+    if (need > slot.room || !message_owns(self->message, slot.ref)) {
+        uint64_t room = need > slot.room * 2ull ? need : slot.room * 2ull;
+        uint8_t *to = message_alloc_raw(self->message, (size_t)room, &array_ref);
+        if (to == NULL)
+            return NULL;
+        if (slot.count > 0) {
+            const uint8_t *from = message_at(self->message, slot.ref, (uint64_t)slot.count * 8);
+            if (from == NULL)
+                return NULL;
+            memcpy(to, from, (size_t)slot.count * 8);
+        }
+        bool indexed = self->index != NULL && self->indexed_array == slot.ref;
+        slot.ref = array_ref;
+        slot.room = (uint32_t)room;
+        if (indexed)
+            self->indexed_array = slot.ref;
+        set_slot(self, slot);
+    }
+    if (message_alloc(self->message, type->layout->size, &ref) == NULL)
+        return NULL;
+    Message *entry = message_part(self->message, type, ref);
+    if (entry == NULL || field_set(entry, key_field(self), key) != 0) {
+        Py_XDECREF((PyObject *)entry);
+        return NULL;
+    }
+    slot = slot_of(self);
+    memcpy(zh_image_at(&self->message->root->image, slot.ref + (uint64_t)slot.count * 8), &ref,
+           sizeof(ref));
+    slot.count++;
+    set_slot(self, slot);
+    if (self->index != NULL && self->indexed_array == slot.ref &&
+        self->indexed_count == slot.count - 1) {
+        PyObject *position = PyLong_FromUnsignedLong(slot.count - 1);
+        if (position != NULL && PyDict_SetItem(self->index, key, position) == 0)
+            self->indexed_count = slot.count;
+        else
+            PyErr_Clear(); /* it will be made anew */
+        Py_XDECREF(position);
+    }
+    return entry;
+}
+
+static int cut(Mapping *self, uint32_t at)
+{
+    if (message_writable(self->message) != 0)
+        return -1;
+    struct zh_slot slot = slot_of(self);
+    if (!message_owns(self->message, slot.ref)) {
+        /* Copied by the way in which it grows. */
+        zh_ref ref;
+        uint8_t *to = message_alloc_raw(self->message, (size_t)slot.count * 8, &ref);
+        const uint8_t *from = message_at(self->message, slot.ref, (uint64_t)slot.count * 8);
+        if (to == NULL || from == NULL)
+            return -1;
+        memcpy(to, from, (size_t)slot.count * 8);
+        slot.ref = ref;
+        slot.room = slot.count * 8;
+    }
+    uint8_t *array = zh_image_at(&self->message->root->image, slot.ref);
+    memmove(array + (size_t)at * 8, array + (size_t)(at + 1) * 8,
+            (size_t)(slot.count - at - 1) * 8);
+    slot.count--;
+    set_slot(self, slot);
+    Py_CLEAR(self->index);
+    return 0;
+}
+
+/* --- the mapping
+ * ---------------------------------------------------------------------------------- */
+
+/* Distinct keys, in the order in which they came; a peer's image may have some twice. */
+static PyObject *keys_of(Mapping *self)
+{
+    struct zh_slot slot = slot_of(self);
+    PyObject *keys = PyDict_New();
+
+    for (uint32_t i = 0; keys != NULL && i < slot.count; i++) {
+        PyObject *key = entry_key(self, i);
+        if (key == NULL || PyDict_SetItem(keys, key, Py_None) != 0)
+            Py_CLEAR(keys);
+        Py_XDECREF(key);
+    }
+    PyObject *list = keys == NULL ? NULL : PyDict_Keys(keys);
+    Py_XDECREF(keys);
+    return list;
+}
+
+static Py_ssize_t mapping_length(Mapping *self)
+{
+    struct zh_slot slot = slot_of(self);
+
+    if (self->message->root->received == NULL || slot.count < 2)
+        return (Py_ssize_t)slot.count;
+    if (refresh_index(self, slot) != 0)
+        return -1;
+    return PyDict_Size(self->index);
+}
+
+static PyObject *value_at(Mapping *self, uint32_t at)
+{
+    Message *entry = entry_at(self, at);
+    PyObject *value = NULL;
+
+    if (entry != NULL && value_field(self)->type != NULL && !entry->root->readonly) {
+        /* A value that no one has set is there all the same. */
+        Message *child = message_child(entry, value_field(self));
+        if (child != NULL && child->absent && message_writable(child) != 0)
+            Py_CLEAR(child);
+        value = (PyObject *)child;
+    } else if (entry != NULL) {
+        value = field_get(entry, value_field(self));
+    }
+    Py_XDECREF((PyObject *)entry);
+    return value;
+}
+
+static PyObject *mapping_subscript(Mapping *self, PyObject *given)
+{
+    PyObject *key = normal_key(self, given);
+    PyObject *value = NULL;
+
+    if (key == NULL)
+        return NULL;
+    int64_t at = find(self, key);
+    if (at >= 0) {
+        value = value_at(self, (uint32_t)at);
+    } else if (at == -1 && self->message->root->readonly) {
+        PyErr_SetObject(PyExc_KeyError, given);
+    } else if (at == -1) {
+        /* protobuf's maps make what is asked for. */
+        Message *entry = add(self, key);
+        if (entry != NULL) {
+            Py_DECREF((PyObject *)entry);
+            value = value_at(self, slot_of(self).count - 1);
+        }
+    }
+    Py_DECREF(key);
+    return value;
+}
+
+static int mapping_assign(Mapping *self, PyObject *given, PyObject *value)
+{
+    if (value != NULL && value_field(self)->type != NULL) {
+        PyErr_SetString(PyExc_ValueError, "May not set values directly, call my_map[key].foo = 5");
+        return -1;
+    }
+    if (message_writable(self->message) != 0)
+        return -1;
+    PyObject *key = normal_key(self, given);
+    int result = -1;
+    if (key == NULL)
+        return -1;
+    int64_t at = find(self, key);
+    if (value == NULL) {
+        if (at >= 0)
+            result = cut(self, (uint32_t)at);
+        else if (at == -1)
+            PyErr_SetObject(PyExc_KeyError, given);
+    } else if (at != -2) {
+        Message *entry = at >= 0 ? entry_at(self, (uint32_t)at) : add(self, key);
+        result = entry == NULL ? -1 : field_set(entry, value_field(self), value);
+        if (result != 0 && entry != NULL && at == -1) {
+            PyObject *type, *error, *traceback;
+            PyErr_Fetch(&type, &error, &traceback);
+            (void)cut(self, slot_of(self).count - 1);
+            PyErr_Restore(type, error, traceback);
+        }
+        Py_XDECREF((PyObject *)entry);
+    }
+    Py_DECREF(key);
+    return result;
+}
+
+static int mapping_contains(Mapping *self, PyObject *given)
+{
+    PyObject *key = normal_key(self, given);
+
+    if (key == NULL)
+        return -1;
+    int64_t at = find(self, key);
+    Py_DECREF(key);
+    return at == -2 ? -1 : at >= 0;
+}
+
+static PyObject *mapping_iterate(Mapping *self)
+{
+    PyObject *keys = keys_of(self);
+    PyObject *iterator = keys == NULL ? NULL : PyObject_GetIter(keys);
+
+    Py_XDECREF(keys);
+    return iterator;
+}
+
+/* A dict with the same content; message values are parts. */
+static PyObject *as_dict(Mapping *self)
+{
+    PyObject *keys = keys_of(self);
+    PyObject *dict = keys == NULL ? NULL : PyDict_New();
+
+    for (Py_ssize_t i = 0; dict != NULL && i < PyList_Size(keys); i++) {
+        PyObject *key = PyList_GetItem(keys, i);
+        PyObject *value = mapping_subscript(self, key);
+        if (value == NULL || PyDict_SetItem(dict, key, value) != 0)
+            Py_CLEAR(dict);
+        Py_XDECREF(value);
+    }
+    Py_XDECREF(keys);
+    return dict;
+}
+
+static PyObject *mapping_repr(Mapping *self)
+{
+    PyObject *dict = as_dict(self);
+    PyObject *text = dict == NULL ? NULL : PyObject_Repr(dict);
+
+    Py_XDECREF(dict);
+    return text;
+}
+
+static PyObject *mapping_compare(PyObject *a, PyObject *b, int op)
+{
+    if (op != Py_EQ && op != Py_NE)
+        Py_RETURN_NOTIMPLEMENTED;
+    bool ours = TYPE_OF(b) == ScalarMap_Type || TYPE_OF(b) == MessageMap_Type;
+    if (!ours && !PyDict_Check(b))
+        Py_RETURN_NOTIMPLEMENTED;
+    PyObject *left = as_dict((Mapping *)a);
+    PyObject *right = left == NULL ? NULL : ours ? as_dict((Mapping *)b) : Py_NewRef(b);
+    PyObject *result = right == NULL ? NULL : PyObject_RichCompare(left, right, op);
+    Py_XDECREF(left);
+    Py_XDECREF(right);
+    return result;
+}
+
+/* --- methods
+ * -------------------------------------------------------------------------------------- */
+
+static int update(Mapping *self, PyObject *values)
+{
+    PyObject *pairs = PyMapping_Items(values);
+    int result = pairs == NULL ? -1 : 0;
+
+    for (Py_ssize_t i = 0; result == 0 && i < PyList_Size(pairs); i++) {
+        PyObject *pair = PyList_GetItem(pairs, i);
+        PyObject *key = PyTuple_GetItem(pair, 0), *value = PyTuple_GetItem(pair, 1);
+        if (key == NULL || value == NULL) {
+            result = -1;
+        } else if (value_field(self)->type == NULL) {
+            result = mapping_assign(self, key, value);
+        } else {
+            Message *child = (Message *)mapping_subscript(self, key);
+            if (child == NULL)
+                result = -1;
+            else if (PyDict_Check(value))
+                result = message_update(child, value);
+            else if (TYPE_OF(value) == TYPE_OF(child))
+                result = message_copy(child, (Message *)value);
+            else
+                result = message_convert(child, value);
+            Py_XDECREF((PyObject *)child);
+        }
+    }
+    Py_XDECREF(pairs);
+    return result;
+}
+
+int mapping_update(Message *self, const Field *field, PyObject *values)
+{
+    Mapping *mapping = (Mapping *)mapping_get(self, field);
+
+    if (mapping == NULL)
+        return -1;
+    int result = update(mapping, values);
+    Py_DECREF((PyObject *)mapping);
+    return result;
+}
+
+static PyObject *py_get(Mapping *self, PyObject *args)
+{
+    PyObject *key, *otherwise = Py_None;
+
+    if (!PyArg_ParseTuple(args, "O|O:get", &key, &otherwise))
+        return NULL;
+    int contains = mapping_contains(self, key);
+    if (contains < 0)
+        return NULL;
+    return contains != 0 ? mapping_subscript(self, key) : Py_NewRef(otherwise);
+}
+
+static PyObject *py_keys(Mapping *self, PyObject *Py_UNUSED(ignored))
+{
+    return keys_of(self);
+}
+
+static PyObject *py_values(Mapping *self, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *dict = as_dict(self);
+    PyObject *values = dict == NULL ? NULL : PyDict_Values(dict);
+
+    Py_XDECREF(dict);
+    return values;
+}
+
+static PyObject *py_items(Mapping *self, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *dict = as_dict(self);
+    PyObject *items = dict == NULL ? NULL : PyDict_Items(dict);
+
+    Py_XDECREF(dict);
+    return items;
+}
+
+static PyObject *py_clear(Mapping *self, PyObject *Py_UNUSED(ignored))
+{
+    if (message_writable(self->message) != 0)
+        return NULL;
+    set_slot(self, (struct zh_slot){0});
+    Py_CLEAR(self->index);
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_pop(Mapping *self, PyObject *args)
+{
+    PyObject *key, *otherwise = NULL;
+
+    if (!PyArg_ParseTuple(args, "O|O:pop", &key, &otherwise))
+        return NULL;
+    int contains = mapping_contains(self, key);
+    if (contains < 0)
+        return NULL;
+    if (contains == 0) {
+        if (otherwise != NULL)
+            return Py_NewRef(otherwise);
+        PyErr_SetObject(PyExc_KeyError, key);
+        return NULL;
+    }
+    PyObject *value = mapping_subscript(self, key);
+    if (value != NULL && mapping_assign(self, key, NULL) != 0)
+        Py_CLEAR(value);
+    return value;
+}
+
+static PyObject *py_update(Mapping *self, PyObject *args, PyObject *kwargs)
+{
+    PyObject *values = NULL;
+
+    if (!PyArg_ParseTuple(args, "|O:update", &values))
+        return NULL;
+    if (values != NULL) {
+        PyObject *dict = PyDict_New();
+        PyObject *done = dict == NULL ? NULL : PyObject_CallMethod(dict, "update", "O", values);
+        int result = done == NULL ? -1 : update(self, dict);
+        Py_XDECREF(done);
+        Py_XDECREF(dict);
+        if (result != 0)
+            return NULL;
+    }
+    if (kwargs != NULL && update(self, kwargs) != 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_merge_from(Mapping *self, PyObject *other)
+{
+    if (TYPE_OF(other) != TYPE_OF(self)) {
+        PyErr_SetString(PyExc_TypeError, "MergeFrom() wants a map field");
+        return NULL;
+    }
+    PyObject *dict = as_dict((Mapping *)other);
+    int result = dict == NULL ? -1 : update(self, dict);
+    Py_XDECREF(dict);
+    if (result != 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_get_or_create(Mapping *self, PyObject *key)
+{
+    return mapping_subscript(self, key);
+}
+
+static PyObject *py_reduce(Mapping *self, PyObject *Py_UNUSED(ignored))
+{
+    PyObject *dict = as_dict(self);
+    return dict == NULL ? NULL : Py_BuildValue("O(N)", &PyDict_Type, dict);
+}
+
+#define METHOD(name, function, flags, text)                                                        \
+    {                                                                                              \
+        name, (PyCFunction)(void (*)(void))function, flags, PyDoc_STR(text)                        \
+    }
+
+#define COMMON_METHODS                                                                             \
+    METHOD("get", py_get, METH_VARARGS, "get(key, default=None)\n--\n\nWithout making it."),       \
+        METHOD("keys", py_keys, METH_NOARGS, "keys()\n--\n\nThe keys, a list."),                   \
+        METHOD("values", py_values, METH_NOARGS, "values()\n--\n\nThe values, a list."),           \
+        METHOD("items", py_items, METH_NOARGS, "items()\n--\n\nPairs, a list."),                   \
+        METHOD("clear", py_clear, METH_NOARGS, "clear()\n--\n\nTake all out."),                    \
+        METHOD("pop", py_pop, METH_VARARGS, "pop(key[, default])\n--\n\nTake one out."),           \
+        METHOD("MergeFrom", py_merge_from, METH_O, "MergeFrom(other)\n--\n\nAdd its entries."),    \
+        METHOD("__reduce__", py_reduce, METH_NOARGS, "__reduce__()\n--\n\nPickles as a dict.")
+
+static PyMethodDef scalar_methods[] = {
+    COMMON_METHODS,
+    METHOD("update", py_update, METH_VARARGS | METH_KEYWORDS,
+           "update(values, **more)\n--\n\nAs a dict's."),
+    {NULL, NULL, 0, NULL},
+};
+
+static PyMethodDef message_map_methods[] = {
+    COMMON_METHODS,
+    METHOD("get_or_create", py_get_or_create, METH_O,
+           "get_or_create(key)\n--\n\nThe message of a key, new if need be."),
+    {NULL, NULL, 0, NULL},
+};
+
+#define COMMON_SLOTS                                                                               \
+    {Py_tp_dealloc, (void *)mapping_dealloc}, {Py_mp_length, (void *)mapping_length},              \
+        {Py_mp_subscript, (void *)mapping_subscript},                                              \
+        {Py_mp_ass_subscript, (void *)mapping_assign}, {Py_sq_contains, (void *)mapping_contains}, \
+        {Py_tp_iter, (void *)mapping_iterate}, {Py_tp_richcompare, (void *)mapping_compare},       \
+        {Py_tp_hash, (void *)PyObject_HashNotImplemented},                                         \
+    {                                                                                              \
+        Py_tp_repr, (void *)mapping_repr                                                           \
+    }
+
+static PyType_Slot scalar_slots[] = {
+    COMMON_SLOTS,
+    {Py_tp_methods, scalar_methods},
+    {Py_tp_doc, (void *)PyDoc_STR("A map field of scalars, text or bytes.")},
+    {0, NULL},
+};
+
+static PyType_Slot message_map_slots[] = {
+    COMMON_SLOTS,
+    {Py_tp_methods, message_map_methods},
+    {Py_tp_doc, (void *)PyDoc_STR("A map field of messages.")},
+    {0, NULL},
+};
+
+static PyType_Spec scalar_spec = {
+    .name = "zerohop._native.ScalarMap",
+    .basicsize = sizeof(Mapping),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = scalar_slots,
+};
+
+static PyType_Spec message_map_spec = {
+    .name = "zerohop._native.MessageMap",
+    .basicsize = sizeof(Mapping),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = message_map_slots,
+};
+
+int mapping_init(PyObject *module)
+{
+    ScalarMap_Type = (PyTypeObject *)PyType_FromSpec(&scalar_spec);
+    MessageMap_Type = (PyTypeObject *)PyType_FromSpec(&message_map_spec);
+    if (ScalarMap_Type == NULL || MessageMap_Type == NULL ||
+        PyModule_AddObjectRef(module, "ScalarMap", (PyObject *)ScalarMap_Type) != 0)
+        return -1;
+    return PyModule_AddObjectRef(module, "MessageMap", (PyObject *)MessageMap_Type);
+}

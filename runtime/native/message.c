@@ -1,0 +1,456 @@
+/* Messages: their life, the memory of their images, and their parts. */
+#include "message.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+#include "zerohop/fork.h"
+
+/* --- memory outside the root: the arena for peers of our own uid -------------------------------
+ */
+
+static int arena_alloc(void *context, size_t bytes, struct zh_image_block *block)
+{
+    struct zh_arena *arena = zh_arena_of_uid(geteuid());
+    struct zh_block found;
+    int error;
+
+    (void)context;
+    if (arena == NULL)
+        return -ENOMEM;
+    error = zh_arena_alloc(arena, bytes, false, &found);
+    if (error == -EAGAIN) {
+        Py_BEGIN_ALLOW_THREADS
+            error = zh_arena_alloc(arena, bytes, true, &found);
+        Py_END_ALLOW_THREADS
+    }
+    if (error != 0)
+        return error;
+    *block = (struct zh_image_block){
+        .ref = zh_ref_make(found.segment, (uint64_t)found.page * ZH_PAGE),
+        .data = found.data,
+        .bytes = (size_t)found.pages * ZH_PAGE,
+        .owner = (void *)(uintptr_t)zh_fork_now(),
+    };
+    return 0;
+}
+
+static void arena_release(void *context, struct zh_image_block *block)
+{
+    (void)context;
+    /* An ancestor's arena is not ours. */
+    if ((uintptr_t)block->owner != zh_fork_now())
+        return;
+    struct zh_arena *arena = zh_arena_of_uid(geteuid());
+    if (arena != NULL)
+        (void)zh_arena_unref(arena, zh_ref_segment(block->ref),
+                             (uint32_t)(zh_ref_offset(block->ref) / ZH_PAGE));
+}
+
+const struct zh_image_memory arena_memory = {arena_alloc, arena_release};
+
+int image_error(int error)
+{
+    switch (error) {
+    case -ENOMEM:
+        PyErr_SetString(ArenaFull, "the arena has no room for this message (ZEROHOP_ARENA_LIMIT)");
+        break;
+    case -EILSEQ:
+        PyErr_SetString(DecodeError, "a string field contains invalid UTF-8");
+        break;
+    case -ELOOP:
+        PyErr_SetString(DecodeError, "messages are nested too deeply");
+        break;
+    case -EFAULT:
+        PyErr_SetString(DecodeError, "a reference outside the message's memory");
+        break;
+    case -EMSGSIZE:
+        PyErr_SetString(PyExc_ValueError, "the message is larger than 2 GiB");
+        break;
+    default:
+        PyErr_SetString(DecodeError, "Error parsing message");
+    }
+    return -1;
+}
+
+/* --- life ---------------------------------------------------------------------------------------
+ */
+
+static int begin_image(Message *self)
+{
+    Class *cls = self->cls;
+    int error =
+        zh_image_init(&self->image, cls->layout, &arena_memory, NULL, self->inside, cls->inside);
+
+    if (error != 0)
+        return image_error(error);
+    self->base = &self->image.root;
+    if (cls->layout->size > ZH_IMAGE_NEAR) {
+        self->fixed = self->image.blocks[0].data;
+        self->base = &self->fixed;
+    }
+    return 0;
+}
+
+Message *message_new(Class *cls)
+{
+    Message *self = (Message *)cls->alloc(cls->type, 0);
+
+    if (self == NULL)
+        return NULL;
+    self->cls = cls;
+    self->root = self;
+    if (begin_image(self) != 0) {
+        Py_DECREF((PyObject *)self);
+        return NULL;
+    }
+    return self;
+}
+
+void message_dealloc(Message *self)
+{
+    PyTypeObject *type = TYPE_OF(self);
+    freefunc release = self->cls->release;
+
+    if (self->root == self) {
+        zh_image_free(&self->image);
+        Py_XDECREF((PyObject *)self->received);
+    } else {
+        Message **first = &self->root->parts;
+        if (self->prev != NULL)
+            self->prev->next = self->next;
+        else if (*first == self)
+            *first = self->next;
+        if (self->next != NULL)
+            self->next->prev = self->prev;
+        Py_DECREF((PyObject *)self->root);
+    }
+    Py_XDECREF((PyObject *)self->parent);
+    release(self);
+    Py_DECREF((PyObject *)type);
+}
+
+/* --- parts --------------------------------------------------------------------------------------
+ */
+
+/* Make `part` be the struct at `ref`, which is in its root's image. */
+static int attach(Message *part, zh_ref ref)
+{
+    Message *root = part->root;
+    const uint8_t *at = message_at(root, ref, part->cls->layout->size);
+
+    if (at == NULL)
+        return -1;
+    if (zh_ref_segment(ref) == 0) {
+        part->base = &root->image.root;
+        part->offset = (size_t)ref;
+    } else {
+        part->fixed = (uint8_t *)(uintptr_t)at;
+        part->base = &part->fixed;
+        part->offset = 0;
+    }
+    part->next = root->parts;
+    if (root->parts != NULL)
+        root->parts->prev = part;
+    root->parts = part;
+    if (part->absent) {
+        part->absent = false;
+        Py_CLEAR(part->parent);
+    }
+    return 0;
+}
+
+static Message *new_part(Message *self, Class *cls)
+{
+    Message *part = (Message *)cls->alloc(cls->type, 0);
+
+    if (part != NULL) {
+        part->cls = cls;
+        part->root = (Message *)Py_NewRef((PyObject *)self->root);
+        part->base = &cls->zeros;
+    }
+    return part;
+}
+
+Message *message_part(Message *self, Class *cls, zh_ref ref)
+{
+    Message *part = new_part(self, cls);
+
+    if (part != NULL && attach(part, ref) != 0)
+        Py_CLEAR(part);
+    return part;
+}
+
+/* The reference in a singular message field, 0 if it is not set. */
+static zh_ref child_ref(const Message *self, const struct zh_field *field)
+{
+    const uint8_t *at = message_struct(self);
+
+    if (field->label == ZH_ONEOF && zh_load32(at + field->case_at) != field->number)
+        return 0;
+    return zh_load64(at + field->offset);
+}
+
+Message *message_child(Message *self, const Field *field)
+{
+    if (self->absent)
+        message_refresh(self);
+    zh_ref ref = self->absent ? 0 : child_ref(self, field->layout);
+    if (ref != 0)
+        return message_part(self, field->type, ref);
+    Message *part = new_part(self, field->type);
+    if (part != NULL) {
+        part->absent = true;
+        part->parent = (Message *)Py_NewRef((PyObject *)self);
+        part->field = field;
+    }
+    return part;
+}
+
+void message_refresh(Message *self)
+{
+    Message *parent = self->parent;
+
+    if (parent->absent)
+        message_refresh(parent);
+    if (parent->absent)
+        return;
+    zh_ref ref = child_ref(parent, self->field->layout);
+    if (ref != 0 && attach(self, ref) != 0)
+        PyErr_Clear(); /* a hostile peer's; it stays absent */
+}
+
+/* Make an absent message be there. */
+static int materialize(Message *self)
+{
+    zh_ref ref;
+
+    if (message_writable(self->parent) != 0)
+        return -1;
+    message_refresh(self);
+    if (!self->absent)
+        return 0;
+    if (message_alloc(self, self->cls->layout->size, &ref) == NULL)
+        return -1;
+    const struct zh_field *field = self->field->layout;
+    uint8_t *at = message_struct(self->parent);
+    if (field->label == ZH_ONEOF) {
+        memset(at + field->offset, 0, field->unit);
+        memcpy(at + field->case_at, &field->number, sizeof(field->number));
+    }
+    memcpy(at + field->offset, &ref, sizeof(ref));
+    return attach(self, ref);
+}
+
+/* Give the image blocks of its own, since a peer may be reading the ones it has. */
+static int thaw(Message *root)
+{
+    struct zh_image_moves moves;
+    int error = zh_image_thaw(&root->image, root->cls->layout,
+                              root->exports > 0 || root->parts != NULL, &moves);
+
+    if (error != 0)
+        return image_error(error);
+    zh_stat_add(ZH_STAT_BYTES_COPIED, moves.bytes);
+    if (root->base == &root->fixed)
+        root->fixed = zh_image_moved(&moves, root->fixed);
+    for (Message *part = root->parts; part != NULL; part = part->next) {
+        if (part->base == &part->fixed)
+            part->fixed = zh_image_moved(&moves, part->fixed);
+    }
+    zh_image_moves_free(&moves);
+    root->lent = false;
+    return 0;
+}
+
+int message_writable(Message *self)
+{
+    Message *root = self->root;
+
+    if (root->readonly) {
+        PyErr_Format(PyExc_AttributeError,
+                     "%U was received and cannot be changed; change a copy: new = type(message)(); "
+                     "new.CopyFrom(message)",
+                     self->cls->name);
+        return -1;
+    }
+    if (self->absent && materialize(self) != 0)
+        return -1;
+    if (root->lent && self->base == &self->fixed)
+        return thaw(root);
+    return 0;
+}
+
+/* --- memory -------------------------------------------------------------------------------------
+ */
+
+void message_space(Message *self, struct zh_space *space)
+{
+    Message *root = self->root;
+
+    zh_image_space(&root->image, space);
+    if (root->received != NULL)
+        received_space(root->received, space);
+}
+
+const uint8_t *message_at(Message *self, zh_ref ref, uint64_t bytes)
+{
+    struct zh_image *image = &self->root->image;
+    const uint8_t *at;
+
+    if (zh_ref_segment(ref) == 0 && ref != 0 && ref <= image->root_used &&
+        bytes <= image->root_used - ref)
+        return image->root + ref;
+    struct zh_space space;
+    message_space(self, &space);
+    at = zh_space_at(&space, ref, bytes);
+    if (at == NULL)
+        image_error(-EFAULT);
+    return at;
+}
+
+uint8_t *message_alloc(Message *self, size_t bytes, zh_ref *ref)
+{
+    uint8_t *data = zh_image_alloc(&self->root->image, bytes, ref);
+
+    if (data == NULL)
+        image_error(-ENOMEM);
+    return data;
+}
+
+uint8_t *message_alloc_raw(Message *self, size_t bytes, zh_ref *ref)
+{
+    uint8_t *data = zh_image_alloc_raw(&self->root->image, bytes, ref);
+
+    if (data == NULL)
+        image_error(-ENOMEM);
+    return data;
+}
+
+bool message_owns(Message *self, zh_ref ref)
+{
+    Message *root = self->root;
+
+    return root->exports == 0 && (zh_ref_segment(ref) == 0 || !root->lent);
+}
+
+/* --- whole messages ------------------------------------------------------------------------------
+ */
+
+int message_clear(Message *self)
+{
+    if (self->absent)
+        message_refresh(self);
+    if (self->absent)
+        return self->root->readonly ? message_writable(self) : 0;
+    if (self->root == self && self->parts == NULL && self->exports == 0 && !self->readonly) {
+        /* Nobody else knows this memory. */
+        zh_image_free(&self->image);
+        memset(self->inside, 0, self->cls->inside);
+        self->lent = false;
+        return begin_image(self);
+    }
+    if (message_writable(self) != 0)
+        return -1;
+    memset(message_struct(self), 0, self->cls->layout->size);
+    return 0;
+}
+
+int message_copy(Message *self, Message *from)
+{
+    Message *between = NULL;
+    struct zh_space space;
+    int error;
+
+    if (self == from)
+        return 0;
+    if (from->absent)
+        message_refresh(from);
+    if (self->root == from->root) {
+        /* One may lie in the other. */
+        between = message_new(from->cls);
+        if (between == NULL || message_copy(between, from) != 0) {
+            Py_XDECREF((PyObject *)between);
+            return -1;
+        }
+        from = between;
+    }
+    error = message_clear(self);
+    if (error == 0)
+        error = message_writable(self);
+    if (error == 0) {
+        message_space(from, &space);
+        error = zh_image_settle(&self->root->image);
+        if (error == 0)
+            error = zh_image_copy(&self->root->image, self->cls->layout, message_struct(self),
+                                  &space, message_struct(from));
+        if (error != 0)
+            image_error(error);
+    }
+    Py_XDECREF((PyObject *)between);
+    return error == 0 ? 0 : -1;
+}
+
+PyObject *message_serialize(Message *self, bool sorted)
+{
+    struct zh_wire_bytes wire;
+    struct zh_space space;
+
+    if (self->absent)
+        message_refresh(self);
+    message_space(self, &space);
+    int error = zh_wire_encode(&space, self->cls->layout, message_struct(self), sorted, &wire);
+    if (error != 0) {
+        image_error(error);
+        return NULL;
+    }
+    PyObject *bytes = PyBytes_FromStringAndSize((char *)wire.data, (Py_ssize_t)wire.bytes);
+    free(wire.memory);
+    return bytes;
+}
+
+/* Merge wire bytes, which are private memory. */
+static int merge_wire(Message *self, const uint8_t *bytes, size_t count)
+{
+    if (message_writable(self) != 0)
+        return -1;
+    int error = zh_image_settle(&self->root->image);
+    if (error == 0)
+        error = zh_wire_decode(&self->root->image, self->cls->layout, message_struct(self), bytes,
+                               count);
+    return error == 0 ? 0 : image_error(error);
+}
+
+int message_parse(Message *self, PyObject *buffer)
+{
+    Py_buffer view;
+    int result = -1;
+
+    if (PyBytes_Check(buffer))
+        return merge_wire(self, (const uint8_t *)PyBytes_AsString(buffer),
+                          (size_t)PyBytes_Size(buffer));
+    if (PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE) != 0)
+        return -1;
+    /* Somebody may write to it meanwhile. */
+    uint8_t *copy = malloc((size_t)view.len + 1);
+    if (copy != NULL) {
+        memcpy(copy, view.buf, (size_t)view.len);
+        result = merge_wire(self, copy, (size_t)view.len);
+        free(copy);
+    } else {
+        PyErr_NoMemory();
+    }
+    PyBuffer_Release(&view);
+    return result;
+}
+
+int message_merge(Message *self, Message *from)
+{
+    PyObject *bytes = message_serialize(from, false);
+
+    if (bytes == NULL)
+        return -1;
+    int result = message_parse(self, bytes);
+    Py_DECREF(bytes);
+    return result;
+}

@@ -1,0 +1,173 @@
+/*
+ * Messages: what the files about generated message classes share. Guarded by the GIL, like all of
+ * the extension.
+ */
+#ifndef ZEROHOP_MESSAGE_H
+#define ZEROHOP_MESSAGE_H
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "native.h"
+#include "zerohop/arena.h"
+#include "zerohop/image.h"
+#include "zerohop/stats.h"
+
+typedef struct Class Class;
+typedef struct Message Message;
+typedef struct Received Received;
+
+/* A field as its descriptors (the closures of getters and setters) know it. */
+typedef struct {
+    const struct zh_field *layout;
+    Class *cls;       /* of the message that has it */
+    Class *type;      /* of a message field; of a map its entries' */
+    PyObject *name;   /* interned */
+    const char *text; /* the same */
+    PyObject *absent; /* string and bytes: the default */
+    PyObject *oneof;  /* name of the oneof, or NULL */
+    bool guarded;     /* what an absent field reads as is not what its zeros mean */
+    bool as_bytes;
+} Field;
+
+/* A generated class. Lives as long as the process: so do the modules that generated code makes. */
+struct Class {
+    const struct zh_layout *layout;
+    PyTypeObject *type; /* strong */
+    allocfunc alloc;
+    freefunc release;
+    Field *fields;    /* parallel to layout->fields */
+    PyObject *index;  /* dict: name to position */
+    PyObject *name;   /* full name, str */
+    PyObject *oneofs; /* dict: name of a oneof to the list of its members' names */
+    uint8_t *zeros;   /* an empty struct, for reading what is not there */
+    uint32_t inside;  /* bytes of the root that lie in the object itself */
+    uint8_t fingerprint[16];
+    bool fingerprinted;
+};
+
+/*
+ * A message, or a part of one. A root owns the image; the others (`root` is another message) refer
+ * to a struct in it. One that was asked for and is not there yet is absent: it has a parent and a
+ * field, reads as empty, and comes to be when it is written to.
+ */
+struct Message {
+    PyObject_HEAD
+    Class *cls;
+    uint8_t **base;  /* what the struct's place is counted from: the root, which may move, or... */
+    uint8_t *fixed;  /* ... the struct itself, in a block or a peer's memory */
+    size_t offset;   /* from *base */
+    Message *root;   /* strong, but for the root's own */
+    Message *parent; /* strong, while absent */
+    const Field *field;
+    Message *next, *prev; /* the parts of a root; borrowed */
+    Message *parts;
+    Received *received; /* strong, of the root of a received message: what keeps its memory */
+    uint32_t exports;   /* root: views of its memory */
+    bool absent;
+    bool readonly;         /* root: received */
+    bool lent;             /* root: a peer may be reading its blocks */
+    struct zh_image image; /* root only */
+    uint8_t inside[];
+};
+
+extern PyTypeObject *Received_Type, *Snapshot_Type;
+extern PyObject *DecodeError, *EncodeError, *ArenaFull;
+
+/* Where the struct is now. */
+static inline uint8_t *message_struct(const Message *self)
+{
+    return *self->base + self->offset;
+}
+
+/* message_class.c */
+int message_class_init(PyObject *module);
+Class *class_of(PyTypeObject *type);                  /* NULL: none of ours */
+const uint8_t *class_fingerprint(Class *cls);         /* 16 bytes; NULL with an exception */
+const Field *class_field(Class *cls, PyObject *name); /* NULL with an exception */
+bool is_message(PyObject *object);
+PyObject *native_message_classes(PyObject *self, PyObject *args);
+/* Set fields from a dict, as the constructor does. 0, or -1 with an exception. */
+int message_update(Message *self, PyObject *values);
+
+/* message.c: life, memory and parts */
+Message *message_new(Class *cls);
+/* The part of `self` at a reference that its image has; new reference, NULL with an exception. */
+Message *message_part(Message *self, Class *cls, zh_ref ref);
+/* The message in a singular field, absent or not. */
+Message *message_child(Message *self, const Field *field);
+/* An absent one is looked for again: somebody else may have made it. */
+void message_refresh(Message *self);
+/* Before any change: 0, or -1 with an exception. Pointers into the message are void afterwards. */
+int message_writable(Message *self);
+/* `bytes` bytes at a reference, or NULL with DecodeError. */
+const uint8_t *message_at(Message *self, zh_ref ref, uint64_t bytes);
+void message_space(Message *self, struct zh_space *space);
+/* Memory in the image of `self`, or NULL with ArenaFull. Void: pointers into the message. See
+ * zh_image_alloc and zh_image_alloc_raw. */
+uint8_t *message_alloc(Message *self, size_t bytes, zh_ref *ref);
+uint8_t *message_alloc_raw(Message *self, size_t bytes, zh_ref *ref);
+void message_dealloc(Message *self);
+/* Does nobody but us read what lies there, so that it can be overwritten? */
+bool message_owns(Message *self, zh_ref ref);
+/* Forget everything; parts keep what they had. */
+int message_clear(Message *self);
+/* Replace by a copy of another message of the same class. 0, or -1 with an exception. */
+int message_copy(Message *self, Message *from);
+int message_merge(Message *self, Message *from);
+int message_parse(Message *self, PyObject *buffer);
+/* New bytes. */
+PyObject *message_serialize(Message *self, bool sorted);
+/* Turn a negative result of the image library into an exception; returns -1. */
+int image_error(int error);
+extern const struct zh_image_memory arena_memory;
+
+/* field.c: one value */
+PyGetSetDef field_getset(Field *field);
+PyObject *field_get(Message *self, const Field *field);
+int field_set(Message *self, const Field *field, PyObject *value);
+/* For a message that is there, or reads as empty. */
+bool field_is_set(Message *self, const Field *field);
+int field_clear(Message *self, const Field *field);
+int message_getbuffer(PyObject *self, Py_buffer *view, int flags);
+void message_releasebuffer(PyObject *self, Py_buffer *view);
+/* An element of the field's kind at a place, for fields and containers alike; new reference. */
+PyObject *value_load(Message *owner, const Field *field, const uint8_t *at);
+/* Check a scalar and give its bits. 0, or -1 with TypeError or ValueError. */
+int value_scalar(const Field *field, PyObject *value, uint64_t *bits);
+/*
+ * Put text or bytes into the image: in place of what `old` refers to, if it fits and nobody else
+ * reads that. Fills `slot`, which is the caller's to store. Void: pointers into the message.
+ */
+int value_slot(Message *owner, const Field *field, PyObject *value, struct zh_slot old,
+               struct zh_slot *slot);
+
+/* repeated.c, mapping.c */
+int repeated_init(PyObject *module);
+int mapping_init(PyObject *module);
+PyObject *repeated_get(Message *self, const Field *field);
+int repeated_extend(Message *self, const Field *field, PyObject *values);
+PyObject *mapping_get(Message *self, const Field *field);
+int mapping_update(Message *self, const Field *field, PyObject *values);
+
+/* message_methods.c */
+extern PyMethodDef message_methods[];
+PyObject *message_compare(PyObject *a, PyObject *b, int op);
+PyObject *message_repr(PyObject *self);
+PyObject *message_py_serialize(PyObject *self, PyObject *args, PyObject *kwargs);
+/* What Python does for us, see set_message_hooks. */
+enum { HOOK_TEXT, HOOK_CONVERT, HOOK_ENUM, HOOK_COUNT };
+PyObject *native_set_message_hooks(PyObject *self, PyObject *args);
+/* Make a well-known type be what a value of Python's means. 0, or -1 with TypeError. */
+int message_convert(Message *self, PyObject *value);
+/* The number of an enum's value by name: new reference, NULL with ValueError. */
+PyObject *enum_number(const Field *field, PyObject *name);
+
+/* snapshot.c: messages under way */
+int snapshot_init(PyObject *module);
+/* Resolve references to other segments in what has been received. */
+void received_space(Received *received, struct zh_space *space);
+/* The message that has been received, of this class; new reference. */
+Message *received_message(Received *received, Class *cls);
+
+#endif

@@ -1,0 +1,447 @@
+/*
+ * An image into protobuf's wire bytes, in one pass, written backwards: the length of a message is
+ * known when its content has been written.
+ *
+ * Whoever owns the image may change it meanwhile. So everything is loaded once and checked then;
+ * what was written is in memory of our own, and its lengths are those of what was written.
+ *
+ * `p` is always where the last byte was written: bytes from `p` to the end are done, those before
+ * it are free. NULL: an error, in `error`.
+ */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "map_order.h"
+#include "wire_internal.h"
+
+#define FIRST_ROOM 1024u
+#define CHUNK 64u /* elements of a packed array for which room is reserved at once */
+
+struct encoder {
+    const struct zh_space *space;
+    uint8_t *memory; /* ours until it is handed out */
+    uint8_t *end;    /* of it */
+    uint32_t steps;
+    int depth; /* how many more messages may lie in each other */
+    int error;
+    bool sorted;
+};
+
+uint32_t zh_image_steps = UINT32_C(1) << 25;
+
+static uint8_t *encode_struct(struct encoder *e, const struct zh_layout *layout, const uint8_t *at,
+                              uint8_t *p);
+
+static __attribute__((noinline, cold)) uint8_t *fail(struct encoder *e, int error)
+{
+    if (e->error == 0)
+        e->error = error;
+    return NULL;
+}
+
+/* --- room ------------------------------------------------------------------------------------- */
+
+static __attribute__((noinline)) uint8_t *grow(struct encoder *e, uint8_t *p, size_t bytes)
+{
+    size_t used = (size_t)(e->end - p), room = (size_t)(e->end - e->memory) * 2;
+
+    /* A little beyond the limit, for what is reserved and then not needed. */
+    if (used + bytes > ZH_IMAGE_MOST + CHUNK * (size_t)ZH_VARINT_MOST)
+        return fail(e, -EMSGSIZE);
+    if (room < FIRST_ROOM)
+        room = FIRST_ROOM;
+    while (room < used + bytes)
+        room *= 2;
+    uint8_t *memory = malloc(room);
+    if (memory == NULL)
+        return fail(e, -ENOMEM);
+    if (used > 0)
+        memcpy(memory + room - used, p, used);
+    free(e->memory);
+    e->memory = memory;
+    e->end = memory + room;
+    return e->end - used;
+}
+
+/* Room for so many bytes before `p`. */
+static inline uint8_t *reserve(struct encoder *e, uint8_t *p, size_t bytes)
+{
+    return ZH_LIKELY((size_t)(p - e->memory) >= bytes) ? p : grow(e, p, bytes);
+}
+
+/* How far `p` is from the end: the same wherever the memory moves. */
+static inline size_t written(const struct encoder *e, const uint8_t *p)
+{
+    return (size_t)(e->end - p);
+}
+
+static inline bool step(struct encoder *e, uint32_t steps)
+{
+    if (ZH_UNLIKELY(e->steps < steps))
+        return fail(e, -EMSGSIZE) != NULL;
+    e->steps -= steps;
+    return true;
+}
+
+/* --- numbers, into room that is there --------------------------------------------------------- */
+
+static inline uint8_t *put_varint(uint8_t *p, uint64_t value)
+{
+    if (value < 0x80) {
+        *--p = (uint8_t)value;
+        return p;
+    }
+    /* 7 bits a byte: 9 * bits / 64 is bits / 7, rounded up, for 1 to 64 bits. */
+    unsigned bits = 64 - (unsigned)__builtin_clzll(value);
+    p -= (bits * 9 + 64) / 64;
+    uint8_t *to = p;
+    for (; value >= 0x80; value >>= 7)
+        *to++ = (uint8_t)(value | 0x80);
+    *to = (uint8_t)value;
+    return p;
+}
+
+static inline uint8_t *put_tag(uint8_t *p, const struct zh_field *field, uint32_t wire_type)
+{
+    return put_varint(p, zh_tag(field, wire_type));
+}
+
+static inline uint8_t *put_fixed32(uint8_t *p, uint32_t value)
+{
+    zh_store32(p - 4, value);
+    return p - 4;
+}
+
+static inline uint8_t *put_fixed64(uint8_t *p, uint64_t value)
+{
+    zh_store64(p - 8, value);
+    return p - 8;
+}
+
+static inline uint64_t zigzag32(uint32_t n)
+{
+    return (uint32_t)(n << 1 ^ (0u - (n >> 31)));
+}
+
+static inline uint64_t zigzag64(uint64_t n)
+{
+    return n << 1 ^ (0u - (n >> 63));
+}
+
+static inline uint64_t extend(uint32_t n)
+{
+    return (uint64_t)(int64_t)(int32_t)n;
+}
+
+/* --- values ----------------------------------------------------------------------------------- */
+
+/* Text or bytes, without tag and length; with room for both. */
+static uint8_t *put_bytes(struct encoder *e, const struct zh_field *field, struct zh_slot slot,
+                          uint8_t *p)
+{
+    const uint8_t *from = zh_space_slot(e->space, slot, 1);
+
+    if (ZH_UNLIKELY(from == NULL))
+        return fail(e, -EFAULT);
+    p = reserve(e, p, (size_t)slot.count + ZH_TAG_MOST + ZH_VARINT_MOST);
+    if (ZH_UNLIKELY(p == NULL))
+        return NULL;
+    p -= slot.count;
+    memcpy(p, from, slot.count);
+    /* The copy is what is looked at: the original may be another by now. */
+    if (field != NULL && (field->flags & ZH_FIELD_UTF8) != 0 &&
+        ZH_UNLIKELY(!zh_utf8_valid(p, slot.count)))
+        return fail(e, -EILSEQ);
+    return p;
+}
+
+static uint8_t *put_text(struct encoder *e, const struct zh_field *field, const uint8_t *from,
+                         uint8_t *p)
+{
+    struct zh_slot slot = zh_load_slot(from);
+
+    p = put_bytes(e, field, slot, p);
+    if (ZH_UNLIKELY(p == NULL))
+        return NULL;
+    return put_tag(put_varint(p, slot.count), field, ZH_WIRE_BYTES);
+}
+
+/* The struct at a reference with tag and length. Reference 0 is an empty one. */
+static uint8_t *put_message(struct encoder *e, const struct zh_field *field, zh_ref ref, uint8_t *p)
+{
+    size_t before = written(e, p);
+
+    if (ref != 0) {
+        const uint8_t *at = zh_space_at(e->space, ref, field->type->size);
+        if (ZH_UNLIKELY(at == NULL))
+            return fail(e, -EFAULT);
+        if (ZH_UNLIKELY(e->depth == 0))
+            return fail(e, -ELOOP);
+        e->depth--;
+        p = encode_struct(e, field->type, at, p);
+        if (ZH_UNLIKELY(p == NULL))
+            return NULL;
+        e->depth++;
+    }
+    size_t bytes = written(e, p) - before;
+    p = reserve(e, p, ZH_TAG_MOST + ZH_VARINT_MOST);
+    return ZH_UNLIKELY(p == NULL) ? NULL : put_tag(put_varint(p, bytes), field, ZH_WIRE_BYTES);
+}
+
+/* One value, which is at `from`, with its tag. */
+static inline uint8_t *put_value(struct encoder *e, const struct zh_field *field,
+                                 const uint8_t *from, uint8_t *p)
+{
+    uint64_t value;
+
+    if (field->width == 16)
+        return put_text(e, field, from, p);
+    if (field->kind == ZH_SUBMESSAGE)
+        return put_message(e, field, zh_load64(from), p);
+    p = reserve(e, p, ZH_TAG_MOST + ZH_VARINT_MOST);
+    if (ZH_UNLIKELY(p == NULL))
+        return NULL;
+    switch (field->kind) {
+    case ZH_DOUBLE:
+    case ZH_FIXED64:
+    case ZH_SFIXED64:
+        return put_tag(put_fixed64(p, zh_load64(from)), field, ZH_WIRE_FIXED64);
+    case ZH_FLOAT:
+    case ZH_FIXED32:
+    case ZH_SFIXED32:
+        return put_tag(put_fixed32(p, zh_load32(from)), field, ZH_WIRE_FIXED32);
+    case ZH_INT64:
+    case ZH_UINT64:
+        value = zh_load64(from);
+        break;
+    case ZH_SINT64:
+        value = zigzag64(zh_load64(from));
+        break;
+    case ZH_UINT32:
+        value = zh_load32(from);
+        break;
+    case ZH_SINT32:
+        value = zigzag32(zh_load32(from));
+        break;
+    case ZH_BOOL:
+        value = zh_load8(from) != 0;
+        break;
+    default:
+        value = extend(zh_load32(from));
+    }
+    return put_tag(put_varint(p, value), field, ZH_WIRE_VARINT);
+}
+
+/* --- arrays ----------------------------------------------------------------------------------- */
+
+#define EACH(load, expression)                                                                     \
+    while (count > 0) {                                                                            \
+        uint32_t n = count < CHUNK ? count : CHUNK;                                                \
+        p = reserve(e, p, n * ZH_VARINT_MOST);                                                     \
+        if (ZH_UNLIKELY(p == NULL))                                                                \
+            return NULL;                                                                           \
+        count -= n;                                                                                \
+        for (; n > 0; n--) {                                                                       \
+            from -= field->width;                                                                  \
+            v = load(from);                                                                        \
+            p = put_varint(p, expression);                                                         \
+        }                                                                                          \
+    }                                                                                              \
+    return p
+
+/* The varints of a packed array whose elements end at `from`. */
+static uint8_t *pack_varints(struct encoder *e, const struct zh_field *field, const uint8_t *from,
+                             uint32_t count, uint8_t *p)
+{
+    uint64_t v;
+
+    switch (field->kind) {
+    case ZH_INT64:
+    case ZH_UINT64:
+        EACH(zh_load64, v);
+    case ZH_SINT64:
+        EACH(zh_load64, zigzag64(v));
+    case ZH_UINT32:
+        EACH(zh_load32, v);
+    case ZH_SINT32:
+        EACH(zh_load32, zigzag32((uint32_t)v));
+    case ZH_BOOL:
+        EACH(zh_load8, v != 0);
+    default:
+        EACH(zh_load32, extend((uint32_t)v));
+    }
+}
+
+#undef EACH
+
+static uint8_t *put_packed(struct encoder *e, const struct zh_field *field, const uint8_t *from,
+                           uint32_t count, uint8_t *p)
+{
+    size_t before = written(e, p);
+
+    if (zh_wire_types[field->kind] == ZH_WIRE_VARINT) {
+        p = pack_varints(e, field, from + (size_t)count * field->width, count, p);
+        if (ZH_UNLIKELY(p == NULL))
+            return NULL;
+        p = reserve(e, p, ZH_TAG_MOST + ZH_VARINT_MOST);
+    } else {
+        size_t bytes = (size_t)count * field->width;
+        p = reserve(e, p, bytes + ZH_TAG_MOST + ZH_VARINT_MOST);
+        if (ZH_LIKELY(p != NULL)) {
+            p -= bytes;
+            memcpy(p, from, bytes); /* little-endian on both sides */
+        }
+    }
+    if (ZH_UNLIKELY(p == NULL))
+        return NULL;
+    return put_tag(put_varint(p, written(e, p) - before), field, ZH_WIRE_BYTES);
+}
+
+static uint8_t *put_array(struct encoder *e, const struct zh_field *field, struct zh_slot slot,
+                          uint8_t *p)
+{
+    const uint8_t *from = zh_space_slot(e->space, slot, field->width);
+
+    if (ZH_UNLIKELY(from == NULL))
+        return fail(e, -EFAULT);
+    if ((field->flags & ZH_FIELD_PACKED) != 0)
+        return put_packed(e, field, from, slot.count, p);
+    for (uint32_t i = slot.count; i-- > 0 && ZH_LIKELY(p != NULL);) {
+        const uint8_t *element = from + (size_t)i * field->width;
+        if (field->kind == ZH_SUBMESSAGE) {
+            zh_ref ref = zh_load64(element);
+            p = ref == 0 ? fail(e, -EFAULT) : put_message(e, field, ref, p);
+        } else {
+            p = step(e, 1) ? put_value(e, field, element, p) : NULL;
+        }
+    }
+    return p;
+}
+
+/* --- maps ------------------------------------------------------------------------------------- */
+
+/* An entry has its key and its value on the wire whatever they are. */
+static uint8_t *put_entry(struct encoder *e, const struct zh_field *field, zh_ref ref, uint8_t *p)
+{
+    const struct zh_layout *type = field->type;
+    const uint8_t *at = ref == 0 ? NULL : zh_space_at(e->space, ref, type->size);
+    size_t before = written(e, p);
+
+    if (ZH_UNLIKELY(at == NULL))
+        return fail(e, -EFAULT);
+    if (ZH_UNLIKELY(e->depth == 0))
+        return fail(e, -ELOOP);
+    if (!step(e, 1))
+        return NULL;
+    e->depth--;
+    for (uint32_t i = type->field_count; i-- > 0;) {
+        p = put_value(e, &type->fields[i], at + type->fields[i].offset, p);
+        if (ZH_UNLIKELY(p == NULL))
+            return NULL;
+    }
+    e->depth++;
+    size_t bytes = written(e, p) - before;
+    p = reserve(e, p, ZH_TAG_MOST + ZH_VARINT_MOST);
+    return ZH_UNLIKELY(p == NULL) ? NULL : put_tag(put_varint(p, bytes), field, ZH_WIRE_BYTES);
+}
+
+static uint8_t *put_map(struct encoder *e, const struct zh_field *field, struct zh_slot slot,
+                        uint8_t *p)
+{
+    const uint8_t *from = zh_space_slot(e->space, slot, 8);
+    zh_ref *order;
+
+    if (ZH_UNLIKELY(from == NULL))
+        return fail(e, -EFAULT);
+    if (!e->sorted || slot.count < 2) {
+        for (uint32_t i = slot.count; i-- > 0 && ZH_LIKELY(p != NULL);)
+            p = put_entry(e, field, zh_load64(from + (size_t)i * 8), p);
+        return p;
+    }
+    if (!step(e, slot.count))
+        return NULL;
+    int error = zh_map_order(e->space, field, from, slot.count, &order);
+    if (error != 0)
+        return fail(e, error);
+    for (uint32_t i = slot.count; i-- > 0 && ZH_LIKELY(p != NULL);)
+        p = put_entry(e, field, order[i], p);
+    free(order);
+    return p;
+}
+
+/* --- messages --------------------------------------------------------------------------------- */
+
+static inline uint8_t *put_field(struct encoder *e, const struct zh_field *field, const uint8_t *at,
+                                 uint8_t *p)
+{
+    const uint8_t *from = at + field->offset;
+    struct zh_slot slot;
+
+    switch (field->label) {
+    case ZH_REPEATED:
+        slot = zh_load_slot(from);
+        return slot.count == 0 ? p : put_array(e, field, slot, p);
+    case ZH_MAP:
+        slot = zh_load_slot(from);
+        return slot.count == 0 ? p : put_map(e, field, slot, p);
+    case ZH_OPTIONAL:
+        if ((zh_load32(at + zh_presence_word(field)) & zh_presence_bit(field)) == 0)
+            return p;
+        break;
+    case ZH_ONEOF:
+        if (zh_load32(at + field->case_at) != field->number)
+            return p;
+        break;
+    default:
+        /* If a peer changes the value behind this look at it, zero is written: no harm. */
+        if (!zh_field_nonzero(field, from))
+            return p;
+    }
+    if (field->kind == ZH_SUBMESSAGE) {
+        zh_ref ref = zh_load64(from);
+        return ref == 0 ? p : put_message(e, field, ref, p);
+    }
+    return put_value(e, field, from, p);
+}
+
+static uint8_t *encode_struct(struct encoder *e, const struct zh_layout *layout, const uint8_t *at,
+                              uint8_t *p)
+{
+    struct zh_slot unknown = zh_load_slot(at + ZH_UNKNOWN_AT);
+
+    if (!step(e, zh_steps(layout)))
+        return NULL;
+    if (ZH_UNLIKELY(unknown.count > 0)) {
+        p = put_bytes(e, NULL, unknown, p);
+        if (p == NULL)
+            return NULL;
+    }
+    for (const struct zh_field *field = layout->fields + layout->field_count;
+         field > layout->fields;) {
+        p = put_field(e, --field, at, p);
+        if (ZH_UNLIKELY(p == NULL))
+            return NULL;
+    }
+    return p;
+}
+
+int zh_wire_encode(const struct zh_space *space, const struct zh_layout *layout, const uint8_t *at,
+                   bool sorted, struct zh_wire_bytes *out)
+{
+    struct encoder e = {
+        .space = space, .depth = ZH_IMAGE_DEPTH, .sorted = sorted, .steps = zh_image_steps};
+
+    e.memory = malloc(FIRST_ROOM);
+    if (e.memory == NULL)
+        return -ENOMEM;
+    e.end = e.memory + FIRST_ROOM;
+    uint8_t *p = encode_struct(&e, layout, at, e.end);
+    if (p != NULL && written(&e, p) > ZH_IMAGE_MOST)
+        p = fail(&e, -EMSGSIZE);
+    if (p == NULL) {
+        free(e.memory);
+        return e.error;
+    }
+    *out = (struct zh_wire_bytes){p, written(&e, p), e.memory};
+    return 0;
+}

@@ -1,0 +1,116 @@
+/* What decoding, encoding, sizing and copying of images share. Private to transport/image. */
+#ifndef ZEROHOP_IMAGE_WIRE_INTERNAL_H
+#define ZEROHOP_IMAGE_WIRE_INTERNAL_H
+
+#include "zerohop/image.h"
+
+#define ZH_LIKELY(condition) __builtin_expect(!!(condition), 1)
+#define ZH_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
+
+/* https://protobuf.dev/programming-guides/encoding/#structure */
+enum {
+    ZH_WIRE_VARINT = 0,
+    ZH_WIRE_FIXED64 = 1,
+    ZH_WIRE_BYTES = 2,
+    ZH_WIRE_GROUP = 3,
+    ZH_WIRE_GROUP_END = 4,
+    ZH_WIRE_FIXED32 = 5,
+};
+
+#define ZH_VARINT_MOST 10 /* bytes of 64 bits */
+#define ZH_TAG_MOST 5     /* bytes of 32 bits */
+
+/* The wire type of one element of a kind, outside packed arrays; index enum zh_field_kind. */
+static const uint8_t zh_wire_types[19] = {
+    [ZH_DOUBLE] = ZH_WIRE_FIXED64,   [ZH_FLOAT] = ZH_WIRE_FIXED32,
+    [ZH_FIXED64] = ZH_WIRE_FIXED64,  [ZH_FIXED32] = ZH_WIRE_FIXED32,
+    [ZH_STRING] = ZH_WIRE_BYTES,     [ZH_SUBMESSAGE] = ZH_WIRE_BYTES,
+    [ZH_BYTES] = ZH_WIRE_BYTES,      [ZH_SFIXED32] = ZH_WIRE_FIXED32,
+    [ZH_SFIXED64] = ZH_WIRE_FIXED64,
+};
+
+static inline uint32_t zh_tag(const struct zh_field *field, uint32_t wire_type)
+{
+    return field->number << 3 | wire_type;
+}
+
+/* Where a presence bit is. */
+static inline uint32_t zh_presence_word(const struct zh_field *field)
+{
+    return ZH_PRESENCE_AT + field->bit / 32 * 4;
+}
+
+static inline uint32_t zh_presence_bit(const struct zh_field *field)
+{
+    return UINT32_C(1) << field->bit % 32;
+}
+
+/* Stores for memory of our own, which need no alignment as the loads do not. */
+static inline void zh_store32(uint8_t *to, uint32_t value)
+{
+    memcpy(to, &value, sizeof(value));
+}
+
+static inline void zh_store64(uint8_t *to, uint64_t value)
+{
+    memcpy(to, &value, sizeof(value));
+}
+
+static inline uint8_t zh_load8(const uint8_t *from)
+{
+    return *(const volatile uint8_t *)from;
+}
+
+/* Has a field without presence bit, which is neither repeated nor a map, a value? */
+static inline bool zh_field_nonzero(const struct zh_field *field, const uint8_t *from)
+{
+    switch (field->width) {
+    case 1:
+        return zh_load8(from) != 0;
+    case 4:
+        return zh_load32(from) != 0;
+    case 8:
+        return zh_load64(from) != 0;
+    default:
+        return zh_load32(from + 8) != 0;
+    }
+}
+
+static inline void zh_store_slot(uint8_t *to, zh_ref ref, uint32_t count, uint32_t room)
+{
+    zh_store64(to, ref);
+    zh_store32(to + 8, count);
+    zh_store32(to + 12, room);
+}
+
+/* Is it UTF-8 as RFC 3629 has it? Of memory that nobody else changes. */
+bool zh_utf8_valid(const uint8_t *text, size_t bytes);
+
+/*
+ * Steps that encoding, sizing or copying of one message may take: one for each struct (more for one
+ * of many fields) and each text in an array. No limit of output or depth ends a message soon whose
+ * empty structs refer to each other again and again; a message that was built without sharing and
+ * takes as many has gigabytes. A variable, for tests to lower.
+ */
+extern uint32_t zh_image_steps;
+
+static inline uint32_t zh_steps(const struct zh_layout *layout)
+{
+    return 1 + layout->field_count / 16u;
+}
+
+/*
+ * Room for `more` elements behind those in the array of a slot of our own image; `data`: where they
+ * are, or NULL (then it is looked up). Returns where they are now; `count` is not changed, and the
+ * caller fills all of the new ones. NULL: -ENOMEM or -EMSGSIZE in `error`, and nothing has changed.
+ */
+uint8_t *zh_array_reserve(struct zh_image *image, uint8_t *slot, uint32_t width, uint8_t *data,
+                          uint64_t more, int *error);
+
+/*
+ * Settle an image of which `at` is a struct, or NULL when out of memory: where the struct is then
+ * (the root may move when it is settled).
+ */
+uint8_t *zh_settle_at(struct zh_image *image, uint8_t *at);
+
+#endif

@@ -176,7 +176,9 @@ uint8_t *zh_image_alloc_raw(struct zh_image *image, size_t bytes, zh_ref *ref)
     }
     struct zh_image_block *block = image->open == 0 ? NULL : &image->blocks[image->open - 1];
     if (block == NULL || need > block->bytes - block->used) {
-        size_t size = block == NULL ? CHUNK_FIRST : block->bytes * 2;
+        /* The first one may hold just the struct of a large message. */
+        size_t size =
+            block == NULL || block->bytes * 2 < CHUNK_FIRST ? CHUNK_FIRST : block->bytes * 2;
         block = alloc_block(image, size > CHUNK_MOST ? CHUNK_MOST : size);
         if (block == NULL)
             return NULL;

@@ -439,10 +439,12 @@ static size_t place_of(struct found *found, const struct zh_layout *layout)
         if (found->list[i] == layout)
             return i;
     }
+    if (found->count > UINT16_MAX)
+        return SIZE_MAX;
     if (found->count == found->room) {
         size_t room = found->room == 0 ? 16 : found->room * 2;
         const struct zh_layout **list = realloc(found->list, room * sizeof(*list));
-        if (list == NULL || found->count > UINT16_MAX)
+        if (list == NULL)
             return SIZE_MAX;
         found->list = list;
         found->room = room;

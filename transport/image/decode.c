@@ -309,7 +309,8 @@ static const uint8_t *text_field(struct decoder *d, struct frame *f, const struc
         if (ZH_UNLIKELY(to == NULL))
             return fail(d, -ENOMEM);
         memcpy(to, p, bytes);
-        memset(to + bytes, 0, room - bytes);
+        if (room >= ZH_IMAGE_BLOB) /* else it was zeroed */
+            memset(to + bytes, 0, room - bytes);
     }
     uint8_t *slot = place(d, f, field);
     if (ZH_UNLIKELY(slot == NULL))

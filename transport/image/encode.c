@@ -91,6 +91,12 @@ static inline uint8_t *put_varint(uint8_t *p, uint64_t value)
         *--p = (uint8_t)value;
         return p;
     }
+    if (value < 0x4000) {
+        p -= 2;
+        p[0] = (uint8_t)(value | 0x80);
+        p[1] = (uint8_t)(value >> 7);
+        return p;
+    }
     /* 7 bits a byte: 9 * bits / 64 is bits / 7, rounded up, for 1 to 64 bits. */
     unsigned bits = 64 - (unsigned)__builtin_clzll(value);
     p -= (bits * 9 + 64) / 64;
@@ -118,19 +124,27 @@ static inline uint8_t *put_fixed64(uint8_t *p, uint64_t value)
     return p - 8;
 }
 
-static inline uint64_t zigzag32(uint32_t n)
+/* Values as their varints. */
+static inline uint64_t load_int32(const uint8_t *from)
 {
+    return (uint64_t)(int64_t)(int32_t)zh_load32(from);
+}
+
+static inline uint64_t load_sint32(const uint8_t *from)
+{
+    uint32_t n = zh_load32(from);
     return (uint32_t)(n << 1 ^ (0u - (n >> 31)));
 }
 
-static inline uint64_t zigzag64(uint64_t n)
+static inline uint64_t load_sint64(const uint8_t *from)
 {
+    uint64_t n = zh_load64(from);
     return n << 1 ^ (0u - (n >> 63));
 }
 
-static inline uint64_t extend(uint32_t n)
+static inline uint64_t load_bool(const uint8_t *from)
 {
-    return (uint64_t)(int64_t)(int32_t)n;
+    return zh_load8(from) != 0;
 }
 
 /* --- values ----------------------------------------------------------------------------------- */
@@ -215,60 +229,72 @@ static inline uint8_t *put_value(struct encoder *e, const struct zh_field *field
         value = zh_load64(from);
         break;
     case ZH_SINT64:
-        value = zigzag64(zh_load64(from));
+        value = load_sint64(from);
         break;
     case ZH_UINT32:
         value = zh_load32(from);
         break;
     case ZH_SINT32:
-        value = zigzag32(zh_load32(from));
+        value = load_sint32(from);
         break;
     case ZH_BOOL:
-        value = zh_load8(from) != 0;
+        value = load_bool(from);
         break;
     default:
-        value = extend(zh_load32(from));
+        value = load_int32(from);
     }
     return put_tag(put_varint(p, value), field, ZH_WIRE_VARINT);
 }
 
 /* --- arrays ----------------------------------------------------------------------------------- */
 
-#define EACH(load, expression)                                                                     \
+/* Mostly numbers are small together. */
+static inline uint8_t *put_four(uint8_t *p, uint64_t a, uint64_t b, uint64_t c, uint64_t d)
+{
+    if ((a | b | c | d) < 0x80) {
+        zh_store32(p - 4, (uint32_t)(a | b << 8 | c << 16 | d << 24));
+        return p - 4;
+    }
+    return put_varint(put_varint(put_varint(put_varint(p, d), c), b), a);
+}
+
+/* `count` numbers of `width` bytes, which end at `from`; the last ones first. */
+#define EACH(width, load)                                                                          \
     while (count > 0) {                                                                            \
         uint32_t n = count < CHUNK ? count : CHUNK;                                                \
-        p = reserve(e, p, n * ZH_VARINT_MOST);                                                     \
+        p = reserve(e, p, (size_t)n * ZH_VARINT_MOST);                                             \
         if (ZH_UNLIKELY(p == NULL))                                                                \
             return NULL;                                                                           \
         count -= n;                                                                                \
+        for (; n >= 4; n -= 4) {                                                                   \
+            from -= 4 * (width);                                                                   \
+            p = put_four(p, load(from), load(from + (width)), load(from + 2 * (width)),            \
+                         load(from + 3 * (width)));                                                \
+        }                                                                                          \
         for (; n > 0; n--) {                                                                       \
-            from -= field->width;                                                                  \
-            v = load(from);                                                                        \
-            p = put_varint(p, expression);                                                         \
+            from -= (width);                                                                       \
+            p = put_varint(p, load(from));                                                         \
         }                                                                                          \
     }                                                                                              \
     return p
 
-/* The varints of a packed array whose elements end at `from`. */
 static uint8_t *pack_varints(struct encoder *e, const struct zh_field *field, const uint8_t *from,
                              uint32_t count, uint8_t *p)
 {
-    uint64_t v;
-
     switch (field->kind) {
     case ZH_INT64:
     case ZH_UINT64:
-        EACH(zh_load64, v);
+        EACH(8, zh_load64);
     case ZH_SINT64:
-        EACH(zh_load64, zigzag64(v));
+        EACH(8, load_sint64);
     case ZH_UINT32:
-        EACH(zh_load32, v);
+        EACH(4, zh_load32);
     case ZH_SINT32:
-        EACH(zh_load32, zigzag32((uint32_t)v));
+        EACH(4, load_sint32);
     case ZH_BOOL:
-        EACH(zh_load8, v != 0);
+        EACH(1, load_bool);
     default:
-        EACH(zh_load32, extend((uint32_t)v));
+        EACH(4, load_int32);
     }
 }
 

@@ -2,17 +2,26 @@
 #include "map_index.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/random.h>
 
 #include "wire_internal.h"
 
-/* The index of one map. `slots` holds 1 + the place of an entry, by the hash of its key. */
+/* An entry by its key: the upper half of the key's hash, and 1 + its place in the array; 0: none.
+ */
+struct place {
+    uint32_t hash;
+    uint32_t entry;
+};
+
+/* The index of one map: open addressing by the lower half of the hash. */
 struct zh_map_index {
     const uint8_t *slot;
     uint8_t **entries; /* in the order of the array */
     uint8_t *data;     /* the array itself */
-    uint32_t *slots;
+    struct place *places;
+    uint64_t *hashes; /* of the entries' keys */
     uint32_t mask;
     uint32_t count, room; /* of entries */
 };
@@ -62,42 +71,68 @@ static uint64_t hash(uint64_t seed, const uint8_t *data, size_t bytes)
     return fold(h ^ seed, UINT64_C(0xa0761d6478bd642f));
 }
 
-/* Where the key is in the index, or the free place for it. */
-static uint32_t *find(const struct zh_maps *maps, struct zh_map_index *index,
-                      struct zh_image *image, const struct zh_layout *type, struct key key)
+static uint64_t hash_key(const struct zh_maps *maps, struct key key)
 {
-    for (uint32_t i = (uint32_t)hash(maps->seed, key.data, key.bytes);; i++) {
-        uint32_t *place = &index->slots[i & index->mask];
-        if (*place == 0 || same(key, key_of(image, type, index->entries[*place - 1])))
+    return hash(maps->seed, key.data, key.bytes);
+}
+
+/* Where the key is in the index, or the free place for it. */
+static struct place *find(struct zh_map_index *index, struct zh_image *image,
+                          const struct zh_layout *type, struct key key, uint64_t hashed)
+{
+    for (uint32_t i = (uint32_t)hashed;; i++) {
+        struct place *place = &index->places[i & index->mask];
+        if (place->entry == 0)
+            return place;
+        if (place->hash == (uint32_t)(hashed >> 32) &&
+            same(key, key_of(image, type, index->entries[place->entry - 1])))
             return place;
     }
 }
 
-/* Room for twice the entries. Whatever fails, the index is as good as before. */
-static int grow(const struct zh_maps *maps, struct zh_map_index *index, struct zh_image *image,
-                const struct zh_layout *type, uint32_t least)
+/* Enter entry `i` at the place of its key. If there was an entry before (in a hostile peer's map
+ * that was copied), the later one counts. */
+static void enter(struct zh_map_index *index, struct place *place, uint64_t hashed, uint32_t i)
 {
-    uint32_t room = 4 * ZH_MAP_FEW;
+    *place = (struct place){(uint32_t)(hashed >> 32), i + 1};
+    index->hashes[i] = hashed;
+}
 
-    while (room < least) {
-        if (room > UINT32_MAX / 4)
-            return -EMSGSIZE;
+/* Room for twice the entries, at least. Whatever fails, the index is as good as before. */
+static int grow(struct zh_map_index *index, uint32_t least)
+{
+    uint32_t room = index->room == 0 ? 2 * ZH_MAP_FEW : index->room * 2;
+
+    while (room < least && room <= UINT32_MAX / 4)
         room *= 2;
-    }
+    if (room > UINT32_MAX / 4 || room < least)
+        return -EMSGSIZE;
     uint8_t **entries = realloc(index->entries, room * sizeof(*entries));
     if (entries == NULL)
         return -ENOMEM;
     index->entries = entries;
-    uint32_t *slots = calloc(2 * (size_t)room, sizeof(*slots));
-    if (slots == NULL)
+    uint64_t *hashes = realloc(index->hashes, room * sizeof(*hashes));
+    if (hashes == NULL)
         return -ENOMEM;
-    free(index->slots);
-    index->slots = slots;
-    index->mask = 2 * room - 1;
+    index->hashes = hashes;
+    struct place *places = calloc(2 * (size_t)room, sizeof(*places));
+    if (places == NULL)
+        return -ENOMEM;
+    uint32_t mask = 2 * room - 1;
+    /* No keys are compared, for those in the index differ. */
+    for (uint32_t at = 0; index->places != NULL && at <= index->mask; at++) {
+        struct place place = index->places[at];
+        if (place.entry == 0)
+            continue;
+        uint32_t i = (uint32_t)index->hashes[place.entry - 1];
+        while (places[i & mask].entry != 0)
+            i++;
+        places[i & mask] = place;
+    }
+    free(index->places);
+    index->places = places;
+    index->mask = mask;
     index->room = room;
-    /* Where keys are double, which a hostile peer's may be, the last one counts. */
-    for (uint32_t i = 0; i < index->count; i++)
-        *find(maps, index, image, type, key_of(image, type, entries[i])) = i + 1;
     return 0;
 }
 
@@ -137,8 +172,24 @@ static int more_indexes(struct zh_maps *maps)
 static void free_index(struct zh_map_index *index)
 {
     free(index->entries);
-    free(index->slots);
+    free(index->hashes);
+    free(index->places);
     free(index);
+}
+
+/* One for the process, never 0. */
+static uint64_t get_seed(void)
+{
+    static _Atomic uint64_t known;
+    uint64_t seed = atomic_load_explicit(&known, memory_order_relaxed), none = 0;
+
+    if (seed != 0)
+        return seed;
+    /* Early in boot there may be no randomness; then an address has to do. */
+    if (getrandom(&seed, sizeof(seed), GRND_NONBLOCK) != sizeof(seed))
+        seed = (uintptr_t)&none;
+    seed |= 1;
+    return atomic_compare_exchange_strong(&known, &none, seed) ? seed : none;
 }
 
 /* The index of a map, made if there is none yet. */
@@ -151,12 +202,8 @@ static int get_index(struct zh_maps *maps, struct zh_image *image, const struct 
         *result = maps->last_index;
         return 0;
     }
-    if (maps->seed == 0) {
-        /* Early in boot there may be no randomness; then an address has to do. */
-        if (getrandom(&maps->seed, sizeof(maps->seed), GRND_NONBLOCK) != sizeof(maps->seed))
-            maps->seed = (uintptr_t)slot_at;
-        maps->seed |= 1;
-    }
+    if (maps->seed == 0)
+        maps->seed = get_seed();
     if (maps->index_count >= maps->index_room / 2) {
         error = more_indexes(maps);
         if (error != 0)
@@ -169,8 +216,7 @@ static int get_index(struct zh_maps *maps, struct zh_image *image, const struct 
         if (index == NULL)
             return -ENOMEM;
         index->slot = slot_at;
-        /* All entries that there are already: with count 0 first, so that they can be entered. */
-        error = grow(maps, index, image, type, slot.count + 1);
+        error = grow(index, slot.count + 1);
         if (error != 0) {
             free_index(index);
             return error;
@@ -178,7 +224,9 @@ static int get_index(struct zh_maps *maps, struct zh_image *image, const struct 
         index->data = zh_image_at(image, slot.ref);
         for (uint32_t i = 0; i < slot.count; i++) {
             index->entries[i] = zh_image_at(image, zh_load64(index->data + 8 * (size_t)i));
-            *find(maps, index, image, type, key_of(image, type, index->entries[i])) = i + 1;
+            struct key key = key_of(image, type, index->entries[i]);
+            uint64_t hashed = hash_key(maps, key);
+            enter(index, find(index, image, type, key, hashed), hashed, i);
         }
         index->count = slot.count;
         *place = index;
@@ -215,7 +263,8 @@ int zh_maps_enter(struct zh_maps *maps, struct zh_image *image, const struct zh_
     int error = 0;
 
     *taken = false;
-    if (slot.count < ZH_MAP_FEW) {
+    /* Text takes longer to compare than to hash. */
+    if (slot.count < (type->fields[0].width < 16 ? ZH_MAP_FEW : ZH_MAP_FEW / 2)) {
         if (maps->last != slot_at && slot.count > 0) {
             const uint8_t *data = zh_image_at(image, slot.ref);
             for (uint32_t i = 0; i < slot.count; i++)
@@ -236,20 +285,21 @@ int zh_maps_enter(struct zh_maps *maps, struct zh_image *image, const struct zh_
     }
     error = get_index(maps, image, type, slot_at, &index);
     if (error == 0 && index->count == index->room)
-        error = grow(maps, index, image, type, index->count + 1);
+        error = grow(index, index->count + 1);
     if (error != 0)
         return error;
-    uint32_t *place = find(maps, index, image, type, key);
-    if (*place != 0) {
-        memcpy(index->entries[*place - 1], entry, type->size);
+    uint64_t hashed = hash_key(maps, key);
+    struct place *place = find(index, image, type, key, hashed);
+    if (place->entry != 0) {
+        memcpy(index->entries[place->entry - 1], entry, type->size);
         return 0;
     }
     uint8_t *data = append(image, slot_at, index->data, ref, &error);
     if (data == NULL)
         return error;
     index->data = data;
-    index->entries[index->count++] = entry;
-    *place = index->count;
+    index->entries[index->count] = entry;
+    enter(index, place, hashed, index->count++);
     *taken = true;
     return 0;
 }

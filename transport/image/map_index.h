@@ -4,7 +4,7 @@
 
 #include "zerohop/image.h"
 
-/* Up to so many entries are searched one by one. */
+/* Up to so many entries are searched one by one; half as many by text. */
 #define ZH_MAP_FEW 16u
 
 struct zh_map_index;
@@ -20,7 +20,7 @@ struct zh_maps {
     struct zh_map_index **indexes; /* by slot; open addressing */
     uint32_t index_count, index_room;
     struct zh_map_index *last_index;
-    uint64_t seed;
+    uint64_t seed; /* of their hashes; 0: there are none yet */
 };
 
 /*

@@ -40,8 +40,34 @@ static size_t sequence(const uint8_t *p, size_t left)
     return bytes;
 }
 
+/* Short text too, by words that overlap. */
+static inline bool ascii(const uint8_t *text, size_t bytes)
+{
+    uint64_t bits = 0, word;
+    uint32_t first, last;
+
+    if (bytes >= 8) {
+        for (size_t i = 0; i + 8 < bytes; i += 8) {
+            memcpy(&word, text + i, sizeof(word));
+            if ((word & HIGH_BITS) != 0)
+                return false;
+        }
+        memcpy(&bits, text + bytes - 8, sizeof(bits));
+    } else if (bytes >= 4) {
+        memcpy(&first, text, sizeof(first));
+        memcpy(&last, text + bytes - 4, sizeof(last));
+        bits = first | last;
+    } else if (bytes > 0) {
+        bits = text[0] | text[bytes / 2] | text[bytes - 1];
+    }
+    return (bits & HIGH_BITS) == 0;
+}
+
 bool zh_utf8_valid(const uint8_t *text, size_t bytes)
 {
+    if (ascii(text, bytes))
+        return true;
+
     const uint8_t *end = text + bytes;
 
     while (text < end) {

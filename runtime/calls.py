@@ -18,6 +18,7 @@ from zerohop._native import (
     EVENT_WRITABLE,
     ClientCall,
     Disposable,
+    Received,
     now,
 )
 from zerohop.links import Links
@@ -194,7 +195,7 @@ class _MultiThreadedRendezvous(Disposable, grpc.RpcError, grpc.Call, grpc.Future
 
     def _take_response(self) -> None:
         message = self.call.recv()
-        if not isinstance(message, bytes):
+        if not isinstance(message, (bytes, Received)):
             self._local = (grpc.StatusCode.INTERNAL, "the server sent no response")
         elif self._deserializer is None:
             self._response, self._have_response = message, True
@@ -229,7 +230,7 @@ class StreamRendezvous(_MultiThreadedRendezvous):
             return True
         # To grpcio a call lasts until its responses have been read.
         unread = False
-        while self._local is None and isinstance(self.call.recv(), bytes):
+        while self._local is None and isinstance(self.call.recv(), (bytes, Received)):
             unread = True
         if unread:
             self._local = (grpc.StatusCode.CANCELLED, LOCALLY_CANCELLED)

@@ -9,7 +9,15 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import grpc
-from zerohop._native import ClientCall, Disposable, ForkError, Link, UnaryUnary
+from zerohop._native import (
+    ClientCall,
+    Disposable,
+    ForkError,
+    Link,
+    UnaryUnary,
+    image_serializer,
+    method_key,
+)
 from zerohop.address import Target
 from zerohop.calls import (
     BAD_REQUEST,
@@ -95,8 +103,8 @@ class _Method:
         self, links: Links, method: str, serializer: Serializer, deserializer: Deserializer
     ) -> None:
         self._links = links
-        self._method = method
-        self._serializer = serializer
+        self._method = method_key(method, serializer, deserializer)
+        self._serializer = image_serializer(serializer)
         self._deserializer = deserializer
 
     def _begin(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import grpc
 from grpc._utilities import DictionaryGenericHandler
+from zerohop._native import method_types
 from zerohop.status import Metadatum
 
 Handler = Any  # grpc.RpcMethodHandler
@@ -77,6 +78,13 @@ class Handlers:
             return lambda context: interceptor.intercept_service(following, context)
 
         return level(0)(details)
+
+    def types(self, method: str) -> bytes | None:
+        """The fingerprints of a method's messages, if they are generated and always the same."""
+        handler = self.constant(method)
+        if handler is None:
+            return None
+        return method_types(handler.request_deserializer, handler.response_serializer)
 
     def constant(self, method: str) -> Handler | None:
         """The handler, if it is the same for every call whatever its metadata; else None."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 from zerohop import _native, log
-from zerohop._native import EVENT_WRITABLE
+from zerohop._native import EVENT_WRITABLE, Snapshot, image_serializer
 from zerohop.address import parse_target
 from zerohop.context import Context, RequestIterator
 from zerohop.handlers import (
@@ -67,10 +67,10 @@ def _handler_raised(context: Context, error: BaseException, doing: str) -> None:
         _aborted(context, _UNKNOWN, details)
 
 
-def _serialize(context: Context, response: Any, serializer: Any) -> bytes | None:
+def _serialize(context: Context, response: Any, serializer: Any) -> bytes | Snapshot | None:
     try:
         message = response if serializer is None else serializer(response)
-        if isinstance(message, bytes):
+        if isinstance(message, (bytes, Snapshot)):
             return message
         raise TypeError(f"a serialized message is bytes, not {type(message)}")
     except Exception as error:
@@ -79,7 +79,7 @@ def _serialize(context: Context, response: Any, serializer: Any) -> bytes | None
         return None
 
 
-def _complete(context: Context, message: bytes | None) -> None:
+def _complete(context: Context, message: bytes | Snapshot | None) -> None:
     if not context.is_done:
         number, details = context.completion()
         context.finish(number, details, context.user_trailing, message)
@@ -110,6 +110,7 @@ class _Run:
         self._handler = handler
         self._behavior = behavior_of(handler)
         self._context = context
+        self._serializer = image_serializer(handler.response_serializer)
 
     def __call__(self) -> None:
         context, handler = self._context, self._handler
@@ -169,7 +170,7 @@ class _Run:
             _handler_raised(context, error, "calling application")
             return
         if not context.is_done:
-            message = _serialize(context, response, handler.response_serializer)
+            message = _serialize(context, response, self._serializer)
             if message is not None:
                 _complete(context, message)
 
@@ -186,7 +187,7 @@ class _Run:
         except Exception as error:
             _handler_raised(context, error, "calling application")
             return
-        serializer = handler.response_serializer
+        serializer = self._serializer
         send = context.send
         try:
             for response in responses:
@@ -219,7 +220,7 @@ class _Run:
         if response is None:
             _complete(context, None)
             return
-        message = _serialize(context, response, self._handler.response_serializer)
+        message = _serialize(context, response, self._serializer)
         if message is not None and not context.is_done and not context.send(message):
             context.wait(EVENT_WRITABLE)
 
@@ -255,6 +256,7 @@ class Core:
         native.max_streams = self.options.max_concurrent_streams or 0
         native.allow_uids = self.options.allow_uids
         native.resolve = self._resolve
+        native.types = self.handlers.types
         native.on_call = self._on_call
         native.conclude = _conclude
         native.on_idle = self._on_idle
@@ -309,7 +311,7 @@ class Core:
         return (
             handler.unary_unary,
             handler.request_deserializer,
-            handler.response_serializer,
+            image_serializer(handler.response_serializer),
         )
 
     def _submit(self, call: Context) -> None:

@@ -23,6 +23,7 @@ from zerohop._native import (
     ClientCall,
     ForkError,
     Link,
+    Received,
     now,
 )
 from zerohop.aio.signals import EVENT_CONNECTED, EVERYTHING, Signals
@@ -243,7 +244,7 @@ class _Call:
             self._raise_for_status()
         self._native.links = None
         message = self._native.recv()
-        if not isinstance(message, bytes):
+        if not isinstance(message, (bytes, Received)):
             self._local = Outcome(grpc.StatusCode.INTERNAL, "the server sent no response")
             self._raise(self._local)
         if self._deserializer is None:
@@ -320,7 +321,7 @@ class _StreamResponse(_Stream):
             return True
         # To grpcio a call lasts until its responses have been read.
         unread = False
-        while self._local is None and isinstance(self._native.recv(), bytes):
+        while self._local is None and isinstance(self._native.recv(), (bytes, Received)):
             unread = True
         if unread:
             self._given_up = True

@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import grpc.aio
 from zerohop._native import Channel as NativeChannel
+from zerohop._native import image_serializer, method_key
 from zerohop.address import Target
 from zerohop.aio.calls import (
     LOCALLY_CANCELLED,
@@ -145,20 +146,28 @@ class _Method:
         self._active = active
         self.core = core
         self.method = method
+        self._key = method_key(method, serializer, deserializer)
         self._serializer = serializer
+        self._outgoing = image_serializer(serializer)
         self._deserializer = deserializer
         self._interceptors = interceptors
 
     def _serialize(self, call: NativeCall, request: Any) -> bytes | None:
         """The request's bytes; None when the serializer raised, which ends the call."""
-        if self._serializer is None:
+        if self._outgoing is None:
             return request  # type: ignore[no-any-return]
         try:
-            return self._serializer(request)
+            return self._outgoing(request)
         except Exception as error:
             report(error, BAD_REQUEST)
             call.end(_INTERNAL, BAD_REQUEST)
             return None
+
+    def _key_of(self, method: str) -> Any:
+        """What the core knows a method by; an interceptor may have changed it."""
+        if method is self.method:
+            return self._key
+        return method_key(method, self._serializer, self._deserializer)
 
     def invoke(
         self,
@@ -232,7 +241,14 @@ class _UnaryUnary(_Method, grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
         message = self._serialize(call, request)
         if message is not None:
             call._deadline = core.begin(
-                call, method, message, timeout, metadata, credentials, wait_for_ready, True
+                call,
+                self._key_of(method),
+                message,
+                timeout,
+                metadata,
+                credentials,
+                wait_for_ready,
+                True,
             )
         return call
 
@@ -268,7 +284,14 @@ class _UnaryStream(_Method, grpc.aio.UnaryStreamMultiCallable[Any, Any]):
         message = self._serialize(native, request)
         if message is not None:
             call._deadline = core.begin(
-                native, method, message, timeout, metadata, credentials, wait_for_ready, False
+                native,
+                self._key_of(method),
+                message,
+                timeout,
+                metadata,
+                credentials,
+                wait_for_ready,
+                False,
             )
         return call
 
@@ -301,9 +324,16 @@ class _StreamUnary(_Method, grpc.aio.StreamUnaryMultiCallable[Any, Any]):
         core.check(credentials)
         call = self._kind(core.loop, core.pump, self._deserializer)
         call._deadline = core.begin(
-            call._native, method, None, timeout, metadata, credentials, wait_for_ready, False
+            call._native,
+            self._key_of(method),
+            None,
+            timeout,
+            metadata,
+            credentials,
+            wait_for_ready,
+            False,
         )
-        call.feed(request, self._serializer)
+        call.feed(request, self._outgoing)
         return call
 
 

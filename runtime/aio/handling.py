@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import grpc.aio
 from zerohop import log
-from zerohop._native import EVENT_DONE, EVENT_MESSAGE, EVENT_WRITABLE
+from zerohop._native import EVENT_DONE, EVENT_MESSAGE, EVENT_WRITABLE, Received
 from zerohop.aio.context import Context, Requests
 
 _log = log.logger("server")
@@ -41,14 +41,14 @@ async def first_request(context: Context, plan: Plan) -> Any:
     while message is False:
         await context.wait_for(EVENT_MESSAGE | EVENT_DONE)
         message = context.recv()
-    if not isinstance(message, bytes):
+    if not isinstance(message, (bytes, Received)):
         raise NoRequest
     return message if plan.deserializer is None else plan.deserializer(message)
 
 
 async def run_unary(context: Context, plan: Plan) -> None:
     message = context.recv()
-    if not isinstance(message, bytes):
+    if not isinstance(message, (bytes, Received)):
         request = await first_request(context, plan)
     elif plan.deserializer is None:
         request = message

@@ -7,6 +7,7 @@ from concurrent import futures
 from typing import Any
 
 import grpc
+from zerohop._native import image_serializer
 from zerohop.aio.handling import Plan, Run, run_generator, run_stream_unary, run_unary, run_writer
 from zerohop.aio.migration import run_sync_stream, run_sync_unary
 from zerohop.handlers import behavior_of
@@ -45,7 +46,7 @@ def plan(handler: grpc.RpcMethodHandler[Any, Any], pool: futures.Executor | None
         run,
         behavior,
         handler.request_deserializer,
-        handler.response_serializer,
+        image_serializer(handler.response_serializer),
         bool(handler.request_streaming),
         pool,
     )

@@ -63,6 +63,7 @@ class Core:
         native.max_streams = self.options.max_concurrent_streams or 0
         native.allow_uids = self.options.allow_uids
         native.on_call = self._on_call
+        native.types = self.handlers.types
         native.on_cancel = self._on_cancel
         native.on_idle = self._check_end
 

@@ -51,10 +51,10 @@ static int flush(Link *link, Call *call)
         if (call->want_end)
             header.flags |= ZH_END_STREAM;
         Py_INCREF(message);
-        error = link_post_call(link, &header, NULL, message, ZH_CALLS, false);
+        error = link_post_call(link, &header, NULL, message, call->images, ZH_CALLS, false);
         call->flushing = false;
         if (error == 0) {
-            call->send_credit -= MESSAGE_COST((uint64_t)PyBytes_Size(message));
+            call->send_credit -= MESSAGE_COST(header.message_bytes);
             Py_CLEAR(call->outbox);
             link_starve(link, call, call->send_credit <= 0 && !call->done);
             call->sent_end = call->sent_end || (header.flags & ZH_END_STREAM) != 0;
@@ -65,7 +65,7 @@ static int flush(Link *link, Call *call)
     /* The end may have been asked for while a large message was being copied. */
     if (error == 0 && !call->done && call->outbox == NULL && call->want_end && !call->sent_end) {
         struct zh_record header = {.kind = ZH_HALF_CLOSE, .call = call->id};
-        error = link_post_call(link, &header, NULL, NULL, ZH_CALLS, false);
+        error = link_post_call(link, &header, NULL, NULL, false, ZH_CALLS, false);
         call->sent_end = error == 0;
     }
     return error;
@@ -99,7 +99,7 @@ void call_taken(Call *call, PyObject *message)
 {
     if (call->done || call->link == NULL || call->got_end)
         return;
-    call->consumed += MESSAGE_COST((uint64_t)PyBytes_Size(message));
+    call->consumed += MESSAGE_COST(message_bytes(message));
     if (call->consumed < STREAM_WINDOW / 2)
         return;
     uint32_t grant = call->consumed > UINT32_MAX ? UINT32_MAX : (uint32_t)call->consumed;
@@ -136,11 +136,14 @@ static void leave(Call *call)
 /* --- the client
  * ----------------------------------------------------------------------------------- */
 
-/* The number of a method on a link; posts its name first. ZH_NO_NAME: not to be interned. Or
- * -errno. */
-static int64_t intern(Link *link, PyObject *method)
+/*
+ * The number of a call's method on a link; posts its name first, with the fingerprints of its
+ * messages, if they are generated, in `types` (then the number stands for both). ZH_NO_NAME: not to
+ * be interned. Or -errno.
+ */
+static int64_t intern(Link *link, PyObject *method, PyObject *types)
 {
-    PyObject *known = PyDict_GetItemWithError(link->names, method);
+    PyObject *known = PyDict_GetItemWithError(link->names, types != NULL ? types : method);
     if (known != NULL)
         return PyLong_AsLong(known);
     PyObject *text = PyUnicode_AsUTF8String(method);
@@ -151,12 +154,16 @@ static int64_t intern(Link *link, PyObject *method)
         return ZH_NO_NAME;
     }
     struct zh_record header = {.kind = ZH_NAME, .method = link->next_name};
-    int error = link_post_call(link, &header, NULL, text, ZH_CALLS, false);
+    const char *prints = types == NULL ? NULL : PyBytes_AsString(types);
+    if (prints != NULL)
+        header.metadata_bytes = ZH_TYPES_BYTES;
+    int error = link_post_call(link, &header, prints, text, false, ZH_CALLS, false);
     Py_DECREF(text);
     if (error != 0)
         return error;
+    link->agreed[link->next_name] = prints != NULL ? AGREED_ASKED : AGREED_UNASKED;
     PyObject *number = PyLong_FromUnsignedLong(link->next_name);
-    if (number == NULL || PyDict_SetItem(link->names, method, number) != 0)
+    if (number == NULL || PyDict_SetItem(link->names, types != NULL ? types : method, number) != 0)
         PyErr_Clear(); /* the name is spent; it will be posted again under another number */
     Py_XDECREF(number);
     return link->next_name++;
@@ -174,9 +181,15 @@ int client_post_start(Call *call)
         return -EPIPE;
     if (link->free_count == 0)
         return -EAGAIN;
-    int64_t number = intern(link, call->method);
+    int64_t number = intern(link, call->method, call->types);
     if (number < 0)
         return (int)number;
+    if (number != ZH_NO_NAME) {
+        /* The first call of a method waits for the answer, so that no call's way is a race. */
+        if (link->agreed[number] == AGREED_ASKED)
+            return -EAGAIN;
+        call->images = link->agreed[number] == AGREED_YES;
+    }
     if (call->metadata_area != NULL) {
         metadata = (const uint8_t *)PyBytes_AsString(call->metadata_area);
         header.metadata_bytes = (uint32_t)PyBytes_Size(call->metadata_area);
@@ -204,8 +217,10 @@ int client_post_start(Call *call)
     header.call = id;
     if (end)
         header.flags |= ZH_END_STREAM;
+    if (call->images)
+        header.flags |= ZH_TAKES_IMAGES;
     PyObject *message = Py_XNewRef(call->outbox);
-    error = link_post_call(link, &header, metadata, message, ZH_CALLS, false);
+    error = link_post_call(link, &header, metadata, message, call->images, ZH_CALLS, false);
     buffer_free(&named);
     Py_XDECREF(message);
     if (error != 0) {
@@ -218,7 +233,7 @@ int client_post_start(Call *call)
     if (call->done) {
         /* Given up while the message was being copied: the server must hear of it. */
         struct zh_record cancel = {.kind = ZH_CANCEL, .call = id};
-        link_post_call(link, &cancel, NULL, NULL, 0, false);
+        link_post_call(link, &cancel, NULL, NULL, false, 0, false);
         link_gave_up(link, 1);
         return 0;
     }
@@ -281,7 +296,7 @@ void client_cancel(Call *call, int code, const char *details)
     if (call->started && link != NULL && !link->dead) {
         struct zh_record header = {.kind = ZH_CANCEL, .call = call->id};
         /* One slot is kept for it. */
-        link_post_call(link, &header, NULL, NULL, 0, false);
+        link_post_call(link, &header, NULL, NULL, false, 0, false);
         uint32_t index = (uint32_t)call->id;
         if (link->calls[index] == call) {
             link->calls[index] = NULL;
@@ -299,7 +314,7 @@ void client_abandon(Call *call)
         call->fork_generation != zh_fork_now())
         return;
     struct zh_record header = {.kind = ZH_CANCEL, .call = call->id};
-    link_post_call(link, &header, NULL, NULL, 0, false);
+    link_post_call(link, &header, NULL, NULL, false, 0, false);
     link_starve(link, call, false);
     if (link->calls[(uint32_t)call->id] == call) {
         link->calls[(uint32_t)call->id] = NULL;
@@ -392,14 +407,14 @@ void server_finish_text(Call *call, int code, const char *details, size_t detail
     {
         struct zh_record header = {.kind = ZH_STATUS, .method = (uint32_t)code, .call = call->id};
         header.metadata_bytes = (uint32_t)buffer.used;
-        size_t bytes = buffer.used + (message == NULL ? 0 : (size_t)PyBytes_Size(message));
+        size_t bytes = buffer.used + (message == NULL ? 0 : (size_t)message_bytes(message));
         /* What fits into one slot goes into the slot that is kept for it; more leaves the others
          * theirs. */
         uint32_t keep = bytes <= ZH_SLOT - sizeof(header) ? 0 : ZH_CALLS - 1;
-        error = link_post_call(link, &header, buffer.data, message, keep, false);
+        error = link_post_call(link, &header, buffer.data, message, call->images, keep, false);
         if (error == -EAGAIN && keep != 0) {
             header.flags = 0;
-            error = link_post_call(link, &header, buffer.data, message, 0, true);
+            error = link_post_call(link, &header, buffer.data, message, call->images, 0, true);
         }
     }
     if (is_exhaustion(error) || error == -EINVAL) {
@@ -407,7 +422,7 @@ void server_finish_text(Call *call, int code, const char *details, size_t detail
             .kind = ZH_STATUS, .method = STATUS_RESOURCE_EXHAUSTED, .call = call->id};
         encode_only(&buffer, error == -EINVAL ? TOO_LARGE : NO_MEMORY);
         header.metadata_bytes = (uint32_t)buffer.used;
-        link_post_call(link, &header, buffer.data, NULL, 0, false);
+        link_post_call(link, &header, buffer.data, NULL, false, 0, false);
     }
     buffer_free(&buffer);
     /* The link may have ended while a large message was being copied. */

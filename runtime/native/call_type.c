@@ -74,6 +74,7 @@ static void call_dealloc(Call *call)
     call_clear(call);
     queue_clear(&call->inbox);
     Py_CLEAR(call->outbox);
+    Py_CLEAR(call->types);
     Py_CLEAR(call->method);
     Py_CLEAR(call->metadata_area);
     Py_CLEAR(call->initial_raw);
@@ -88,7 +89,7 @@ static void call_dealloc(Call *call)
 
 static int require_bytes(PyObject *message)
 {
-    if (PyBytes_Check(message))
+    if (is_outgoing(message))
         return 0;
     PyErr_Format(PyExc_TypeError, "a serialized message is bytes, not %R", TYPE_OF(message));
     return -1;
@@ -97,7 +98,7 @@ static int require_bytes(PyObject *message)
 /* Does the message exceed what may be sent? `text` says so then. */
 static bool over_limit(const Call *call, PyObject *message, char *text, size_t room)
 {
-    uint64_t bytes = (uint64_t)PyBytes_Size(message);
+    uint64_t bytes = message_bytes(message);
 
     if (bytes <= call->max_send)
         return false;
@@ -114,6 +115,13 @@ int client_prepare(Call *call, PyObject *method, PyObject *message, PyObject *me
 
     if (message != NULL && require_bytes(message) != 0)
         return -1;
+    if (PyTuple_Check(method)) {
+        /* With the fingerprints of its messages: see method_key. */
+        call->types = Py_XNewRef(PyTuple_GetItem(method, 1));
+        method = PyTuple_GetItem(method, 0);
+        if (method == NULL)
+            return -1;
+    }
     call->method = Py_NewRef(method);
     call->deadline = deadline;
     call->want_end = end;
@@ -165,7 +173,7 @@ static PyObject *client_start(Call *call, PyObject *args)
     unsigned long long deadline;
     int end, background;
 
-    if (!PyArg_ParseTuple(args, "OO!UOOKpp:start", &owner, Link_Type, &link, &method, &message,
+    if (!PyArg_ParseTuple(args, "OO!OOOKpp:start", &owner, Link_Type, &link, &method, &message,
                           &metadata, &deadline, &end, &background) ||
         pump_check_fork(link->pump) != 0)
         return NULL;
@@ -405,7 +413,7 @@ static PyObject *server_send_initial(Call *call, PyObject *metadata)
     } else {
         header.metadata_bytes = (uint32_t)buffer.used;
         Link *link = (Link *)Py_NewRef((PyObject *)call->link);
-        error = link_post_call(link, &header, buffer.data, NULL, ZH_CALLS, false);
+        error = link_post_call(link, &header, buffer.data, NULL, false, ZH_CALLS, false);
         Py_DECREF((PyObject *)link);
     }
     buffer_free(&buffer);

@@ -510,9 +510,11 @@ static PyObject *unary_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (self == NULL)
         return NULL;
     self->channel = (Channel *)Py_NewRef(channel);
-    self->method = Py_NewRef(method);
-    self->serializer = Py_NewRef(serializer);
+    self->method = method_key(method, serializer, deserializer);
+    self->serializer = image_serializer(serializer);
     self->deserializer = Py_NewRef(deserializer);
+    if (self->method == NULL || self->serializer == NULL)
+        Py_CLEAR(self);
     return (PyObject *)self;
 }
 

@@ -347,7 +347,7 @@ done:
     return result;
 }
 
-void field_mark(Message *self, const Field *field, bool set)
+static void field_mark(Message *self, const Field *field, bool set)
 {
     const struct zh_field *f = field->layout;
     uint8_t *at = message_struct(self);

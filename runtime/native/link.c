@@ -78,7 +78,12 @@ static void too_large(Call *call, uint64_t bytes)
 static void take_message(Link *link, Call *call, const struct zh_received *received, bool counts)
 {
     uint64_t bytes = received->header.message_bytes;
+    bool image = (received->header.flags & ZH_IMAGE) != 0;
 
+    if (image && !call->images) {
+        zh_link_fail(link->link, "an image that was not agreed upon");
+        return;
+    }
     if (bytes > call->max_receive) {
         too_large(call, bytes);
         return;
@@ -91,7 +96,7 @@ static void take_message(Link *link, Call *call, const struct zh_received *recei
         call->recv_window -= MESSAGE_COST(bytes);
         zh_stat_add(ZH_STAT_STREAMS_MESSAGES_RECEIVED, 1);
     }
-    PyObject *message = read_message(received);
+    PyObject *message = image ? received_new(link, received) : read_message(received);
     if (message == NULL || queue_push(&call->inbox, message) != 0) {
         PyErr_Clear();
         if (call->client)
@@ -109,6 +114,13 @@ static void deliver_to_client(Link *link, const struct zh_received *received)
 
     if (header->kind == ZH_GOAWAY) {
         link->goaway = true;
+        return;
+    }
+    if (header->kind == ZH_NAMED) {
+        if (header->method >= link->next_name || link->agreed[header->method] != AGREED_ASKED)
+            zh_link_fail(link->link, "an answer to what was not asked");
+        else
+            link->agreed[header->method] = header->call == 1 ? AGREED_YES : AGREED_NO;
         return;
     }
     if (index >= ZH_CALLS) {
@@ -161,6 +173,20 @@ static void deliver_to_client(Link *link, const struct zh_received *received)
     Py_DECREF((PyObject *)call);
 }
 
+/* Are these the fingerprints of the messages of our handler? */
+static uint8_t lays_out_alike(Link *link, PyObject *method, const uint8_t *theirs)
+{
+    PyObject *resolve = link->server->types;
+    PyObject *types = resolve == NULL ? NULL : PyObject_CallFunctionObjArgs(resolve, method, NULL);
+
+    if (types == NULL && resolve != NULL)
+        write_unraisable(resolve);
+    bool alike = types != NULL && PyBytes_Check(types) && PyBytes_Size(types) == ZH_TYPES_BYTES &&
+                 memcmp(PyBytes_AsString(types), theirs, ZH_TYPES_BYTES) == 0;
+    Py_XDECREF(types);
+    return alike ? AGREED_YES : AGREED_NO;
+}
+
 static void deliver_name(Link *link, const struct zh_received *received)
 {
     const struct zh_record *header = &received->header;
@@ -179,6 +205,9 @@ static void deliver_name(Link *link, const struct zh_received *received)
         PyList_Append(link->entries, Py_None) != 0) {
         PyErr_Clear();
         zh_link_fail(link->link, "a name that cannot be");
+    } else if (header->metadata_bytes == ZH_TYPES_BYTES) {
+        link->agreed[header->method] = lays_out_alike(link, name, received->metadata);
+        link->unanswered = true;
     }
     Py_XDECREF(name);
 }
@@ -288,6 +317,8 @@ static void deliver_call(Link *link, const struct zh_received *received)
     if (header->method != ZH_NO_NAME)
         call->entry = Py_XNewRef(PyList_GetItem(link->entries, (Py_ssize_t)header->method));
     call->name = header->method;
+    call->images = (header->flags & ZH_TAKES_IMAGES) != 0 && header->method < ZH_NAMES &&
+                   link->agreed[header->method] == AGREED_YES;
     call->got_end = (header->flags & ZH_END_STREAM) != 0;
     if ((header->flags & ZH_HAS_MESSAGE) != 0)
         take_message(link, call, received, false);
@@ -476,11 +507,15 @@ void link_dispatch(Link *link)
                 deliver_to_server(link, &received);
             else
                 deliver_to_client(link, &received);
-            if (received.loaned)
+            /* An image's loan is given back by whoever has it. */
+            if (received.loaned && !(link->kept && (received.header.flags & ZH_LOANED) != 0))
                 zh_link_give_back(link->link, &received);
+            link->kept = false;
             zh_link_consume(link->link, &received);
         }
         zh_link_flush(link->link);
+        if (link->unanswered && !link->dead)
+            link_answer(link);
     } else if (zh_link_state(link->link) == ZH_LINK_DEAD) {
         n = -EPIPE;
     }

@@ -163,6 +163,9 @@ int message_convert(Message *self, PyObject *value);
 /* The number of an enum's value by name: new reference, NULL with ValueError. */
 PyObject *enum_number(const Field *field, PyObject *name);
 
+/* 0, or -1 with EncodeError if a required field is not set. */
+int message_check_required(Message *self);
+
 /* snapshot.c: messages under way */
 int snapshot_init(PyObject *module);
 /* Resolve references to other segments in what has been received. */

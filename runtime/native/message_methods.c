@@ -155,6 +155,26 @@ static PyObject *py_find_errors(Message *self, PyObject *Py_UNUSED(ignored))
 /* --- wire bytes
  * ----------------------------------------------------------------------------------- */
 
+int message_check_required(Message *self)
+{
+    PyObject *found = missing(self);
+
+    if (found == NULL)
+        return -1;
+    bool good = PyList_Size(found) == 0;
+    if (!good) {
+        PyObject *comma = PyUnicode_FromString(",");
+        PyObject *text = comma == NULL ? NULL : PyUnicode_Join(comma, found);
+        if (text != NULL)
+            PyErr_Format(EncodeError, "Message %U is missing required fields: %U", self->cls->name,
+                         text);
+        Py_XDECREF(text);
+        Py_XDECREF(comma);
+    }
+    Py_DECREF(found);
+    return good ? 0 : -1;
+}
+
 static PyObject *serialize(Message *self, PyObject *args, PyObject *kwargs, bool partial)
 {
     static char *names[] = {"deterministic", NULL};
@@ -165,23 +185,8 @@ static PyObject *serialize(Message *self, PyObject *args, PyObject *kwargs, bool
             return NULL;
     }
     freshen(self);
-    if (!partial && self->cls->layout->required) {
-        PyObject *found = missing(self);
-        if (found == NULL)
-            return NULL;
-        if (PyList_Size(found) > 0) {
-            PyObject *comma = PyUnicode_FromString(",");
-            PyObject *text = comma == NULL ? NULL : PyUnicode_Join(comma, found);
-            if (text != NULL)
-                PyErr_Format(EncodeError, "Message %U is missing required fields: %U",
-                             self->cls->name, text);
-            Py_XDECREF(text);
-            Py_XDECREF(comma);
-            Py_DECREF(found);
-            return NULL;
-        }
-        Py_DECREF(found);
-    }
+    if (!partial && self->cls->layout->required && message_check_required(self) != 0)
+        return NULL;
     return message_serialize(self, sorted != 0);
 }
 

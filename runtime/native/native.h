@@ -125,6 +125,7 @@ struct Call {
     bool running;    /* server: counts in server->running */
     bool open;       /* server: counts in server->open */
     bool pinned;     /* holds a reference to itself: somebody waits for its callback */
+    bool images;     /* the peer takes images */
     uint32_t events; /* not yet told to on_event */
     int64_t send_credit;
     int64_t recv_window;
@@ -135,6 +136,7 @@ struct Call {
     Queue inbox;
     PyObject *outbox;        /* message that waits for credit or space */
     PyObject *method;        /* str */
+    PyObject *types;         /* client: bytes, the fingerprints of generated messages, or NULL */
     PyObject *metadata_area; /* bytes: encoded metadata of a call that has not started */
     PyObject *initial_raw;   /* bytes: metadata received, decoded when asked for */
     PyObject *trailing_raw;
@@ -151,6 +153,8 @@ struct Call {
     uint32_t name; /* server: number of the method on its link */
 };
 
+enum { AGREED_UNASKED = 0, AGREED_ASKED, AGREED_YES, AGREED_NO };
+
 struct Link {
     PyObject_HEAD
     struct zh_link *link;
@@ -165,7 +169,11 @@ struct Link {
     uint32_t open_calls; /* slots of the ring kept for their last records */
     uint32_t given_up;   /* client: of these, calls whose last record nobody waits for */
     uint32_t next_name;
-    PyObject *names;                 /* client: dict of method to number; server: list of methods */
+    bool kept;                /* the record being delivered has been held by an image */
+    bool unanswered;          /* server: there are answers to post */
+    uint32_t answered;        /* server: names whose answers have been posted */
+    uint8_t agreed[ZH_NAMES]; /* do both sides lay out a method's messages alike? */
+    PyObject *names; /* client: dict of method (with fingerprints: bytes) to number; server: list */
     PyObject *entries;               /* server: list of handlers, parallel to names */
     PyObject *on_dead;               /* callable() */
     PyObject *peer;                  /* tuple (pid, uid, agent), made when first asked for */
@@ -240,6 +248,7 @@ struct Server {
     uint64_t max_send;
     PyObject *call_type; /* the Python callables: see the members in server.c */
     PyObject *resolve;
+    PyObject *types; /* callable(method) -> bytes or None: see method_types */
     PyObject *submit;
     PyObject *may_poll;
     PyObject *on_call;
@@ -279,6 +288,25 @@ bool metadata_check(const uint8_t *data, size_t bytes);
 PyObject *metadata_decode(PyObject *raw, int section, PyObject *make);
 /* The text of the first entry of a section: new reference, or NULL without an exception. */
 PyObject *metadata_text(const uint8_t *data, size_t bytes, int section);
+
+/* snapshot.c: messages under way, beside bytes */
+bool is_outgoing(PyObject *message); /* bytes or a snapshot */
+uint64_t message_bytes(PyObject *message);
+/* The wire bytes of a snapshot, new; NULL with an exception. */
+PyObject *snapshot_wire(PyObject *snapshot);
+/* Can the link's peer read the snapshot's blocks? */
+bool snapshot_fits(PyObject *snapshot, Link *link);
+int snapshot_lend(PyObject *snapshot, Link *link, uint64_t tag, struct zh_loaned *loaned);
+/* Its root; `blocks`: it has others that must be lent. */
+const uint8_t *snapshot_root(PyObject *snapshot, size_t *bytes, bool *blocks);
+bool is_snapshot(PyObject *message);
+/* An image as it has come; holds its loan until it is dropped. New reference. */
+PyObject *received_new(Link *link, const struct zh_received *record);
+/* What a client call's method is named by: the method, or (method, fingerprints of its messages)
+ * where both (de)serializers are of generated classes. New reference. */
+PyObject *method_key(PyObject *method, PyObject *serializer, PyObject *deserializer);
+/* What takes the place of a generated class's SerializeToString; another serializer stays. */
+PyObject *image_serializer(PyObject *serializer);
 
 /* interrupt.c */
 int interrupt_init(PyObject *module);
@@ -355,10 +383,13 @@ void link_starve(Link *link, Call *call, bool starved);
 void link_close(Link *link, int code, const char *why);
 /*
  * Post one record of a call; what does not fit inline, or all of it with `spill`, goes into a
- * block. `message`: bytes or NULL. 0, or a negative errno (see zh_link_post and zh_link_loan).
+ * block. `message`: bytes, a snapshot or NULL; `images`: the peer takes a snapshot as an image,
+ * else it becomes wire bytes. 0, or a negative errno (see zh_link_post and zh_link_loan).
  */
 int link_post_call(Link *link, struct zh_record *header, const void *metadata, PyObject *message,
-                   uint32_t keep, bool spill);
+                   bool images, uint32_t keep, bool spill);
+/* Answer the client's questions about methods' messages, as far as there is room. */
+void link_answer(Link *link);
 /* Is it a state that returns and freed slots will end? */
 bool is_exhaustion(int error);
 /* Post a status for a call that has no object (yet). */

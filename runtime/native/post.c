@@ -35,11 +35,24 @@ static uint64_t loan_tag(const Link *link, uint64_t id)
     return tag;
 }
 
-/* Borrow a block and fill it. */
-static int fill_block(Link *link, uint64_t call, const void *metadata, size_t metadata_bytes,
-                      PyObject *message, size_t message_bytes, struct zh_loaned *loaned)
+/* What goes into a record: parts of it inline, the others into one block. */
+typedef struct {
+    const void *metadata;
+    size_t metadata_bytes;
+    const char *message;
+    size_t message_bytes;
+    PyObject *owner; /* of the message's bytes */
+} Content;
+
+/* Borrow a block and fill it with what the header's flags send there. */
+static int fill_block(Link *link, const struct zh_record *header, const Content *content,
+                      struct zh_loaned *loaned)
 {
-    uint64_t tag = loan_tracer != NULL ? loan_tag(link, call) : 0;
+    uint64_t tag = loan_tracer != NULL ? loan_tag(link, header->call) : 0;
+    bool with_metadata = (header->flags & ZH_METADATA_IN_BLOCK) != 0;
+    bool with_message = (header->flags & ZH_MESSAGE_IN_BLOCK) != 0;
+    size_t metadata_bytes = with_metadata ? content->metadata_bytes : 0;
+    size_t message_bytes = with_message ? content->message_bytes : 0;
     size_t bytes = metadata_bytes + message_bytes;
 
     int error = zh_link_loan(link->link, bytes > 0 ? bytes : 1, false, tag, loaned);
@@ -51,59 +64,116 @@ static int fill_block(Link *link, uint64_t call, const void *metadata, size_t me
     if (error != 0)
         return error;
     if (metadata_bytes > 0)
-        memcpy(loaned->block.data, metadata, metadata_bytes);
+        memcpy(loaned->block.data, content->metadata, metadata_bytes);
     if (message_bytes >= BIG_COPY) {
-        const char *from = PyBytes_AsString(message);
-        Py_INCREF(message);
+        Py_INCREF(content->owner);
         /* The link may die meanwhile and its loans come back: the block must stay ours until we are
          * done. */
         zh_link_pin(link->link, loaned, true);
         Py_BEGIN_ALLOW_THREADS
-            memcpy(loaned->block.data + metadata_bytes, from, message_bytes);
+            memcpy(loaned->block.data + metadata_bytes, content->message, message_bytes);
         Py_END_ALLOW_THREADS
         zh_link_pin(link->link, loaned, false);
-        Py_DECREF(message);
+        Py_DECREF(content->owner);
     } else if (message_bytes > 0) {
-        memcpy(loaned->block.data + metadata_bytes, PyBytes_AsString(message), message_bytes);
+        memcpy(loaned->block.data + metadata_bytes, content->message, message_bytes);
     }
     zh_stat_add(ZH_STAT_BYTES_COPIED, bytes);
     return 0;
 }
 
-int link_post_call(Link *link, struct zh_record *header, const void *metadata, PyObject *message,
-                   uint32_t keep, bool spill)
+static int post(Link *link, struct zh_record *header, const Content *content, uint32_t keep,
+                bool spill)
 {
-    size_t metadata_bytes = header->metadata_bytes;
-    size_t message_bytes = message == NULL ? 0 : (size_t)PyBytes_Size(message);
     struct zh_loaned loaned;
+    bool present = content->owner != NULL;
 
-    if (message != NULL)
-        header->flags |= ZH_HAS_MESSAGE;
-    header->message_bytes = message_bytes;
-    if (message_bytes > ZH_INLINE_MESSAGE || (spill && message != NULL))
+    if (content->message_bytes > ZH_INLINE_MESSAGE || (spill && present))
         header->flags |= ZH_MESSAGE_IN_BLOCK;
-    if (metadata_bytes > ZH_INLINE_METADATA || (spill && metadata_bytes > 0))
+    if (content->metadata_bytes > ZH_INLINE_METADATA || (spill && content->metadata_bytes > 0))
         header->flags |= ZH_METADATA_IN_BLOCK;
     bool in_block = (header->flags & (ZH_MESSAGE_IN_BLOCK | ZH_METADATA_IN_BLOCK)) != 0;
     if (in_block) {
-        bool with_metadata = (header->flags & ZH_METADATA_IN_BLOCK) != 0;
-        bool with_message = (header->flags & ZH_MESSAGE_IN_BLOCK) != 0;
-        int error = fill_block(link, header->call, metadata, with_metadata ? metadata_bytes : 0,
-                               message, with_message ? message_bytes : 0, &loaned);
+        int error = fill_block(link, header, content, &loaned);
         if (error != 0)
             return error;
     }
-    const char *data = message == NULL ? NULL : PyBytes_AsString(message);
-    int error = zh_link_post(link->link, header, metadata, data, in_block ? &loaned : NULL, keep);
+    int error = zh_link_post(link->link, header, content->metadata, content->message,
+                             in_block ? &loaned : NULL, keep);
     if (error != 0 && in_block)
         zh_link_unloan(link->link, &loaned);
     return error;
 }
 
+/* A snapshot with blocks: they are the record's loan, so that nothing else can be. */
+static int post_image(Link *link, struct zh_record *header, const Content *content, uint32_t keep)
+{
+    uint64_t tag = loan_tracer != NULL ? loan_tag(link, header->call) : 0;
+    struct zh_loaned loaned;
+
+    int error = snapshot_lend(content->owner, link, tag, &loaned);
+    if (error != 0)
+        return error;
+    header->flags |= ZH_LOANED;
+    error = zh_link_post(link->link, header, content->metadata, content->message, &loaned, keep);
+    if (error != 0)
+        zh_link_unloan(link->link, &loaned);
+    return error;
+}
+
+static int post_snapshot(Link *link, struct zh_record *header, const void *metadata,
+                         PyObject *message, bool images, uint32_t keep, bool spill)
+{
+    Content content = {.metadata = metadata, .metadata_bytes = header->metadata_bytes};
+    bool blocks;
+
+    content.owner = message;
+    content.message = (const char *)snapshot_root(message, &content.message_bytes, &blocks);
+    header->flags |= ZH_HAS_MESSAGE;
+    /* Where the blocks need the record's loan, everything else must fit the record. */
+    images = images && snapshot_fits(message, link) &&
+             !(blocks && (spill || content.metadata_bytes > ZH_INLINE_METADATA));
+    if (images) {
+        header->flags |= ZH_IMAGE;
+        header->message_bytes = content.message_bytes;
+        return blocks ? post_image(link, header, &content, keep)
+                      : post(link, header, &content, keep, spill);
+    }
+    PyObject *wire = snapshot_wire(message);
+    if (wire == NULL) {
+        PyErr_Clear();
+        return -ENOMEM;
+    }
+    content.owner = wire;
+    content.message = PyBytes_AsString(wire);
+    content.message_bytes = (size_t)PyBytes_Size(wire);
+    header->message_bytes = content.message_bytes;
+    int error = post(link, header, &content, keep, spill);
+    Py_DECREF(wire);
+    return error;
+}
+
+int link_post_call(Link *link, struct zh_record *header, const void *metadata, PyObject *message,
+                   bool images, uint32_t keep, bool spill)
+{
+    Content content = {.metadata = metadata, .metadata_bytes = header->metadata_bytes};
+
+    if (message != NULL && is_snapshot(message))
+        return post_snapshot(link, header, metadata, message, images, keep, spill);
+    if (message != NULL) {
+        header->flags |= ZH_HAS_MESSAGE;
+        content.owner = message;
+        content.message = PyBytes_AsString(message);
+        content.message_bytes = (size_t)PyBytes_Size(message);
+    }
+    header->message_bytes = content.message_bytes;
+    return post(link, header, &content, keep, spill);
+}
+
 /* Have the peer ring for slots and returns while anybody waits for one. */
 static void update_want(Link *link)
 {
-    bool space = link->stalled != NULL;
+    bool space = link->stalled != NULL || link->unanswered;
     bool returns = space || link->starved > 0;
 
     if (link->dead)
@@ -118,6 +188,23 @@ static void update_want(Link *link)
         link->wants_returns = returns;
         zh_link_want(link->link, ZH_WANT_RETURNS, returns);
     }
+}
+
+void link_answer(Link *link)
+{
+    uint32_t count = (uint32_t)PyList_Size(link->names);
+    int error = 0;
+
+    for (; link->answered < count && error == 0; link->answered += error == 0) {
+        uint8_t agreed = link->agreed[link->answered];
+        if (agreed == AGREED_UNASKED)
+            continue;
+        struct zh_record header = {
+            .kind = ZH_NAMED, .method = link->answered, .call = agreed == AGREED_YES};
+        error = link_post_call(link, &header, NULL, NULL, false, ZH_CALLS, false);
+    }
+    link->unanswered = is_exhaustion(error); /* it is tried again when there is space */
+    update_want(link);
 }
 
 void link_starve(Link *link, Call *call, bool starved)
@@ -217,10 +304,10 @@ void link_refuse_call(Link *link, uint64_t id, int code, const char *details)
     buffer_init(&buffer);
     if (metadata_encode_text(&buffer, SECTION_DETAILS, details, strlen(details)) == 0) {
         header.metadata_bytes = (uint32_t)buffer.used;
-        if (link_post_call(link, &header, buffer.data, NULL, ZH_CALLS - 1, false) != 0) {
+        if (link_post_call(link, &header, buffer.data, NULL, false, ZH_CALLS - 1, false) != 0) {
             header.metadata_bytes = 0;
             header.flags = 0;
-            link_post_call(link, &header, NULL, NULL, 0, false);
+            link_post_call(link, &header, NULL, NULL, false, 0, false);
         }
     } else {
         PyErr_Clear();

@@ -125,17 +125,17 @@ static void run_unary(Call *call, PyObject *entry)
         reply = PyObject_CallFunctionObjArgs(serializer, response, NULL);
     }
     Py_DECREF(response);
-    if (reply == NULL || !PyBytes_Check(reply)) {
+    if (reply == NULL || !is_outgoing(reply)) {
         if (reply != NULL)
             PyErr_Format(PyExc_TypeError, "a serialized message is bytes, not %R", TYPE_OF(reply));
         Py_XDECREF(reply);
         conclude(call, STAGE_SERIALIZE, take_exception());
         return;
     }
-    if ((uint64_t)PyBytes_Size(reply) > call->max_send) {
+    if (message_bytes(reply) > call->max_send) {
         char text[128];
         snprintf(text, sizeof(text), "Sent message larger than max (%llu vs. %llu)",
-                 (unsigned long long)PyBytes_Size(reply), (unsigned long long)call->max_send);
+                 (unsigned long long)message_bytes(reply), (unsigned long long)call->max_send);
         server_finish(call, STATUS_RESOURCE_EXHAUSTED, text, NULL, NULL);
     } else {
         server_finish(call, STATUS_OK, NULL, NULL, reply);

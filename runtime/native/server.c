@@ -155,6 +155,7 @@ static int server_traverse(Server *server, visitproc visit, void *arg)
     Py_VISIT(server->pump);
     Py_VISIT(server->call_type);
     Py_VISIT(server->resolve);
+    Py_VISIT(server->types);
     Py_VISIT(server->submit);
     Py_VISIT(server->may_poll);
     Py_VISIT(server->on_call);
@@ -168,6 +169,7 @@ static int server_clear(Server *server)
 {
     Py_CLEAR(server->call_type);
     Py_CLEAR(server->resolve);
+    Py_CLEAR(server->types);
     Py_CLEAR(server->submit);
     Py_CLEAR(server->may_poll);
     Py_CLEAR(server->on_call);
@@ -313,7 +315,7 @@ static void say_goaway(Link *link)
     struct zh_record header = {.kind = ZH_GOAWAY};
 
     if (!link->dead && !link->greeting)
-        link_post_call(link, &header, NULL, NULL, 0, false);
+        link_post_call(link, &header, NULL, NULL, false, 0, false);
 }
 
 static void cancel_calls(Link *link)
@@ -386,6 +388,8 @@ static PyMethodDef server_methods[] = {
 
 static PyMemberDef server_members[] = {
     {"call_type", T_OBJECT, offsetof(Server, call_type), 0, PyDoc_STR("Subclass of ServerCall.")},
+    {"types", T_OBJECT, offsetof(Server, types), 0,
+     PyDoc_STR("types(method) -> what method_types says of its messages.")},
     {"resolve", T_OBJECT, offsetof(Server, resolve), 0,
      PyDoc_STR(
          "resolve(method) -> (behavior, deserializer, serializer) of a unary method whose handler "

@@ -1,37 +1,471 @@
 /* Messages under way: a snapshot of one that is sent, and one that has been received. */
 #include "message.h"
 
+#include <errno.h>
+#include <unistd.h>
+
 #include "zerohop/fork.h"
+#include "zerohop/ring.h"
 
 PyTypeObject *Received_Type, *Snapshot_Type;
 
+/* --- sending ------------------------------------------------------------------------------------
+ */
+
+/*
+ * What a message was when it was sent: a copy of its root, and references to its blocks, which
+ * nobody writes to from then on (see thaw). Owns one reference to each block.
+ */
+typedef struct {
+    PyObject_HEAD
+    Class *cls;
+    uint32_t root_bytes, block_count;
+    struct zh_block *blocks;
+    uint8_t *root;
+    uint8_t small[256]; /* where most roots fit */
+} Snapshot;
+
+static void snapshot_dealloc(Snapshot *self)
+{
+    PyTypeObject *type = TYPE_OF(self);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    struct zh_arena *arena = self->block_count > 0 ? zh_arena_of_uid(geteuid()) : NULL;
+
+    for (uint32_t i = 0; arena != NULL && i < self->block_count; i++)
+        (void)zh_arena_unref(arena, self->blocks[i].segment, self->blocks[i].page);
+    free(self->blocks);
+    if (self->root != self->small)
+        free(self->root);
+    release(self);
+    Py_DECREF((PyObject *)type);
+}
+
+static Snapshot *snapshot_alloc(Class *cls, size_t root_bytes)
+{
+    static allocfunc alloc;
+
+    if (alloc == NULL)
+        alloc = (allocfunc)PyType_GetSlot(Snapshot_Type, Py_tp_alloc);
+    Snapshot *self = (Snapshot *)alloc(Snapshot_Type, 0);
+    if (self == NULL)
+        return NULL;
+    self->cls = cls;
+    self->root = root_bytes <= sizeof(self->small) ? self->small : malloc(root_bytes);
+    if (self->root == NULL) {
+        self->root = self->small;
+        Py_DECREF((PyObject *)self);
+        PyErr_NoMemory();
+        return NULL;
+    }
+    self->root_bytes = (uint32_t)root_bytes;
+    return self;
+}
+
+/* Of a message that is its own root, with memory that is ours. */
+static Snapshot *snapshot_of(Message *message)
+{
+    const struct zh_image *image = &message->image;
+    Snapshot *self = snapshot_alloc(message->cls, image->root_used);
+
+    if (self == NULL)
+        return NULL;
+    memcpy(self->root, image->root, image->root_used);
+    if (image->block_count == 0)
+        return self;
+    struct zh_arena *arena = zh_arena_of_uid(geteuid());
+    self->blocks = arena == NULL ? NULL : malloc(image->block_count * sizeof(*self->blocks));
+    if (self->blocks == NULL) {
+        Py_DECREF((PyObject *)self);
+        PyErr_NoMemory();
+        return NULL;
+    }
+    for (uint32_t i = 0; i < image->block_count; i++) {
+        const struct zh_image_block *block = &image->blocks[i];
+        struct zh_block place = {
+            .segment = zh_ref_segment(block->ref),
+            .page = (uint32_t)(zh_ref_offset(block->ref) / ZH_PAGE),
+            .pages = (uint32_t)((block->bytes + ZH_PAGE - 1) / ZH_PAGE),
+            .data = block->data,
+        };
+        if ((uintptr_t)block->owner != zh_fork_now() ||
+            zh_arena_ref(arena, place.segment, place.page) != 0) {
+            Py_DECREF((PyObject *)self);
+            PyErr_SetString(PyExc_RuntimeError, FORKED);
+            return NULL;
+        }
+        self->blocks[self->block_count++] = place;
+    }
+    message->lent = true;
+    return self;
+}
+
+static uint64_t snapshot_bytes(PyObject *object)
+{
+    const Snapshot *self = (const Snapshot *)object;
+    uint64_t bytes = self->root_bytes;
+
+    for (uint32_t i = 0; i < self->block_count; i++)
+        bytes += (uint64_t)self->blocks[i].pages * ZH_PAGE;
+    return bytes;
+}
+
+/* snapshot(message): in place of SerializeToString, for calls that may carry images. */
+static PyObject *native_snapshot(PyObject *Py_UNUSED(module), PyObject *object)
+{
+    if (!is_message(object)) {
+        PyErr_Format(PyExc_TypeError, "a message of a generated class is wanted, not %R",
+                     TYPE_OF(object));
+        return NULL;
+    }
+    Message *message = (Message *)object;
+    if (message->cls->layout->required && message_check_required(message) != 0)
+        return NULL;
+    if (message->root == message && message->received == NULL)
+        return (PyObject *)snapshot_of(message);
+    /* A part of a message, or one whose memory is a peer's, becomes a message of its own. */
+    Message *copy = message_new(message->cls);
+    if (copy == NULL || message_copy(copy, message) != 0) {
+        Py_XDECREF((PyObject *)copy);
+        return NULL;
+    }
+    Snapshot *self = snapshot_of(copy);
+    if (self != NULL)
+        zh_stat_add(ZH_STAT_BYTES_COPIED, snapshot_bytes((PyObject *)self));
+    Py_DECREF((PyObject *)copy);
+    return (PyObject *)self;
+}
+
+static const uint8_t *snapshot_far(void *context, zh_ref ref, uint64_t bytes)
+{
+    const Snapshot *self = context;
+
+    for (uint32_t i = 0; i < self->block_count; i++) {
+        const struct zh_block *block = &self->blocks[i];
+        zh_ref begin = zh_ref_make(block->segment, (uint64_t)block->page * ZH_PAGE);
+        uint64_t size = (uint64_t)block->pages * ZH_PAGE;
+        if (ref >= begin && ref - begin < size)
+            return bytes <= size - (ref - begin) ? block->data + (ref - begin) : NULL;
+    }
+    return NULL;
+}
+
+PyObject *snapshot_wire(PyObject *object)
+{
+    Snapshot *self = (Snapshot *)object;
+    struct zh_space space = {self->root, self->root_bytes, snapshot_far, self};
+    struct zh_wire_bytes wire;
+    const uint8_t *at = zh_space_root(&space, self->cls->layout);
+
+    int error = at == NULL ? -EFAULT : zh_wire_encode(&space, self->cls->layout, at, false, &wire);
+    if (error != 0) {
+        image_error(error);
+        return NULL;
+    }
+    PyObject *bytes = PyBytes_FromStringAndSize((char *)wire.data, (Py_ssize_t)wire.bytes);
+    free(wire.memory);
+    if (bytes != NULL)
+        zh_stat_add(ZH_STAT_BYTES_COPIED, wire.bytes);
+    return bytes;
+}
+
+bool snapshot_fits(PyObject *object, Link *link)
+{
+    const Snapshot *self = (const Snapshot *)object;
+
+    /* Peers of another uid cannot read our own arena. */
+    return self->block_count == 0 || zh_link_arena(link->link) == zh_arena_of_uid(geteuid());
+}
+
+int snapshot_lend(PyObject *object, Link *link, uint64_t tag, struct zh_loaned *loaned)
+{
+    const Snapshot *self = (const Snapshot *)object;
+
+    return zh_link_lend(link->link, self->blocks, self->block_count, tag, loaned);
+}
+
+const uint8_t *snapshot_root(PyObject *object, size_t *bytes, bool *blocks)
+{
+    const Snapshot *self = (const Snapshot *)object;
+
+    *bytes = self->root_bytes;
+    *blocks = self->block_count > 0;
+    return self->root;
+}
+
+/* --- receiving ----------------------------------------------------------------------------------
+ */
+
 struct Received {
     PyObject_HEAD
-    struct zh_link *link; /* with a reference */
+    struct zh_link *link; /* held, while there is a loan; else NULL */
+    struct zh_received record;
+    uint32_t root_bytes;
+    uint8_t *root; /* private */
+    uint8_t small[256];
 };
 
-static const uint8_t *no_far(void *context, zh_ref ref, uint64_t bytes)
+PyObject *received_new(Link *link, const struct zh_received *record)
 {
-    (void)context;
-    (void)ref;
-    (void)bytes;
-    return NULL;
+    static allocfunc alloc;
+
+    if (alloc == NULL)
+        alloc = (allocfunc)PyType_GetSlot(Received_Type, Py_tp_alloc);
+    Received *self = (Received *)alloc(Received_Type, 0);
+    size_t bytes = record->header.message_bytes;
+    if (self == NULL)
+        return NULL;
+    self->root = bytes <= sizeof(self->small) ? self->small : malloc(bytes);
+    if (self->root == NULL) {
+        self->root = self->small;
+        Py_DECREF((PyObject *)self);
+        return PyErr_NoMemory();
+    }
+    self->root_bytes = (uint32_t)bytes;
+    memcpy(self->root, record->message, bytes);
+    if ((record->header.flags & ZH_LOANED) != 0) {
+        zh_link_hold(link->link);
+        link->kept = true;
+        self->link = link->link;
+        self->record = *record;
+    }
+    return (PyObject *)self;
+}
+
+static void received_dealloc(Received *self)
+{
+    PyTypeObject *type = TYPE_OF(self);
+    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
+
+    if (self->link != NULL)
+        zh_link_let_go(self->link, &self->record);
+    if (self->root != self->small)
+        free(self->root);
+    release(self);
+    Py_DECREF((PyObject *)type);
+}
+
+static const uint8_t *received_far(void *context, zh_ref ref, uint64_t bytes)
+{
+    const Received *self = context;
+
+    if (self->link == NULL)
+        return NULL;
+    return zh_link_at(self->link, zh_ref_segment(ref), zh_ref_offset(ref), bytes);
 }
 
 void received_space(Received *received, struct zh_space *space)
 {
-    space->far = no_far;
+    space->far = received_far;
     space->context = received;
 }
 
 Message *received_message(Received *received, Class *cls)
 {
-    (void)received;
-    return message_new(cls);
+    Message *self = (Message *)cls->alloc(cls->type, 0);
+
+    if (self == NULL)
+        return NULL;
+    self->cls = cls;
+    self->root = self;
+    self->readonly = true;
+    self->received = (Received *)Py_NewRef((PyObject *)received);
+    /* The root stays in the object that has come; nothing is ever built here. */
+    self->image = (struct zh_image){
+        .memory = &arena_memory,
+        .root = received->root,
+        .root_used = received->root_bytes,
+        .root_room = ZH_IMAGE_ROOT,
+    };
+    self->base = &self->image.root;
+    struct zh_space space;
+    message_space(self, &space);
+    const uint8_t *at = zh_space_root(&space, cls->layout);
+    if (at == NULL) {
+        image_error(-EFAULT);
+        Py_DECREF((PyObject *)self);
+        return NULL;
+    }
+    if (cls->layout->size > ZH_IMAGE_NEAR) {
+        self->fixed = (uint8_t *)(uintptr_t)at;
+        self->base = &self->fixed;
+    }
+    return self;
 }
+
+bool is_snapshot(PyObject *message)
+{
+    return TYPE_OF(message) == Snapshot_Type;
+}
+
+bool is_outgoing(PyObject *message)
+{
+    return PyBytes_Check(message) || is_snapshot(message);
+}
+
+uint64_t message_bytes(PyObject *message)
+{
+    if (PyBytes_Check(message))
+        return (uint64_t)PyBytes_Size(message);
+    if (TYPE_OF(message) == Snapshot_Type)
+        return snapshot_bytes(message);
+    return ((Received *)message)->root_bytes;
+}
+
+/* --- which methods ------------------------------------------------------------------------------
+ */
+
+/* The class whose SerializeToString or FromString this is; NULL without an exception. */
+static Class *class_of_method(PyObject *method)
+{
+    static PyObject *objclass, *self_name, *name_name;
+    Class *cls = NULL;
+
+    if (objclass == NULL) {
+        objclass = PyUnicode_InternFromString("__objclass__");
+        self_name = PyUnicode_InternFromString("__self__");
+        name_name = PyUnicode_InternFromString("__name__");
+    }
+    /* Builtins only: a Python function of that name is somebody else's. */
+    bool out = TYPE_OF(method) == &PyMethodDescr_Type;
+    if (!out && !PyCFunction_Check(method))
+        return NULL;
+    PyObject *name = PyObject_GetAttr(method, name_name);
+    PyObject *type = PyObject_GetAttr(method, out ? objclass : self_name);
+    if (name != NULL && type != NULL && PyType_Check(type) &&
+        PyUnicode_CompareWithASCIIString(name, out ? "SerializeToString" : "FromString") == 0)
+        cls = class_of((PyTypeObject *)type);
+    Py_XDECREF(name);
+    Py_XDECREF(type);
+    PyErr_Clear();
+    return cls;
+}
+
+static PyObject *method_types(PyObject *request, PyObject *response)
+{
+    Class *in = class_of_method(request), *out = in == NULL ? NULL : class_of_method(response);
+    const uint8_t *first = out == NULL ? NULL : class_fingerprint(in);
+    const uint8_t *second = first == NULL ? NULL : class_fingerprint(out);
+
+    if (second == NULL) {
+        if (PyErr_Occurred())
+            return NULL;
+        Py_RETURN_NONE;
+    }
+    PyObject *types = PyBytes_FromStringAndSize(NULL, 32);
+    if (types != NULL) {
+        memcpy(PyBytes_AsString(types), first, 16);
+        memcpy(PyBytes_AsString(types) + 16, second, 16);
+    }
+    return types;
+}
+
+PyObject *method_key(PyObject *method, PyObject *serializer, PyObject *deserializer)
+{
+    PyObject *types = method_types(serializer, deserializer);
+
+    if (types == NULL)
+        return NULL;
+    if (types == Py_None) {
+        Py_DECREF(types);
+        return Py_NewRef(method);
+    }
+    /* The key by which links know it; their table of names wants it to tell methods apart. */
+    PyObject *text = PyUnicode_AsUTF8String(method);
+    PyObject *key = text == NULL ? NULL : PySequence_Concat(types, text);
+    PyObject *pair = key == NULL ? NULL : PyTuple_Pack(2, method, key);
+    Py_XDECREF(key);
+    Py_XDECREF(text);
+    Py_DECREF(types);
+    return pair;
+}
+
+static PyObject *native_method_types(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *request, *response;
+
+    if (!PyArg_ParseTuple(args, "OO:method_types", &request, &response))
+        return NULL;
+    return method_types(request, response);
+}
+
+PyObject *image_serializer(PyObject *serializer)
+{
+    static PyObject *snapshot;
+
+    if (class_of_method(serializer) == NULL)
+        return Py_NewRef(serializer);
+    if (snapshot == NULL) {
+        PyObject *module = PyImport_ImportModule("zerohop._native");
+        snapshot = module == NULL ? NULL : PyObject_GetAttrString(module, "snapshot");
+        Py_XDECREF(module);
+    }
+    return Py_XNewRef(snapshot);
+}
+
+static PyObject *native_method_key(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *method, *serializer, *deserializer;
+
+    if (!PyArg_ParseTuple(args, "OOO:method_key", &method, &serializer, &deserializer))
+        return NULL;
+    return method_key(method, serializer, deserializer);
+}
+
+static PyObject *native_image_serializer(PyObject *Py_UNUSED(module), PyObject *serializer)
+{
+    return image_serializer(serializer);
+}
+
+static PyMethodDef functions[] = {
+    {"snapshot", native_snapshot, METH_O,
+     PyDoc_STR(
+         "snapshot(message)\n--\n\nWhat is sent of a message: it may be changed afterwards.")},
+    {"method_types", native_method_types, METH_VARARGS,
+     PyDoc_STR(
+         "method_types(request, response)\n--\n\nThe fingerprints of a method's messages, from "
+         "their (de)serializers; None unless both are generated.")},
+    {"method_key", native_method_key, METH_VARARGS,
+     PyDoc_STR("method_key(method, serializer, deserializer)\n--\n\nWhat start() takes as the "
+               "method: with the fingerprints of its messages, if they are generated.")},
+    {"image_serializer", native_image_serializer, METH_O,
+     PyDoc_STR("image_serializer(serializer)\n--\n\nsnapshot for a generated class's, else the "
+               "same.")},
+    {NULL, NULL, 0, NULL},
+};
+
+static PyType_Slot snapshot_slots[] = {
+    {Py_tp_dealloc, (void *)snapshot_dealloc},
+    {Py_tp_doc, (void *)PyDoc_STR("A message as it is sent.")},
+    {0, NULL},
+};
+
+static PyType_Spec snapshot_spec = {
+    .name = "zerohop._native.Snapshot",
+    .basicsize = sizeof(Snapshot),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = snapshot_slots,
+};
+
+static PyType_Slot received_slots[] = {
+    {Py_tp_dealloc, (void *)received_dealloc},
+    {Py_tp_doc, (void *)PyDoc_STR("An image as it has come; FromString makes a message of it.")},
+    {0, NULL},
+};
+
+static PyType_Spec received_spec = {
+    .name = "zerohop._native.Received",
+    .basicsize = sizeof(Received),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+    .slots = received_slots,
+};
 
 int snapshot_init(PyObject *module)
 {
-    (void)module;
-    return 0;
+    Snapshot_Type = (PyTypeObject *)PyType_FromSpec(&snapshot_spec);
+    Received_Type = (PyTypeObject *)PyType_FromSpec(&received_spec);
+    if (Snapshot_Type == NULL || Received_Type == NULL ||
+        PyModule_AddObjectRef(module, "Snapshot", (PyObject *)Snapshot_Type) != 0 ||
+        PyModule_AddObjectRef(module, "Received", (PyObject *)Received_Type) != 0)
+        return -1;
+    return PyModule_AddFunctions(module, functions);
 }

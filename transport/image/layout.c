@@ -260,7 +260,7 @@ static bool check_maps(struct parser *p)
             return fails(p, "a map's entries have no key and value");
         uint8_t key = entry->fields[0].kind;
         if (key == ZH_DOUBLE || key == ZH_FLOAT || key == ZH_BYTES || key == ZH_SUBMESSAGE ||
-            key == ZH_ENUM || entry->fields[0].label != ZH_IMPLICIT)
+            key == ZH_ENUM || entry->fields[0].label > ZH_OPTIONAL)
             return fails(p, "a map's key is of a kind that it cannot have");
         if (entry->fields[1].label > ZH_OPTIONAL)
             return fails(p, "a map's value is of a kind that it cannot have");

@@ -4,6 +4,8 @@
 
 #include "failpoint.h"
 #include "link_internal.h"
+#include "zerohop/fork.h"
+#include "zerohop/image.h"
 
 /* Slots consumed before the tail is published in the middle of a batch. */
 #define PUBLISH_EVERY (ZH_RING_SLOTS / 8)
@@ -12,7 +14,8 @@
 #define METADATA_MOST (128u * 1024)
 
 /* What each side may receive, by kind. */
-#define FROM_SERVER (1u << ZH_MESSAGE | 1u << ZH_HEADERS | 1u << ZH_STATUS | 1u << ZH_GOAWAY)
+#define FROM_SERVER                                                                                \
+    (1u << ZH_MESSAGE | 1u << ZH_HEADERS | 1u << ZH_STATUS | 1u << ZH_GOAWAY | 1u << ZH_NAMED)
 #define FROM_CLIENT                                                                                \
     (1u << ZH_NAME | 1u << ZH_CALL | 1u << ZH_MESSAGE | 1u << ZH_HALF_CLOSE | 1u << ZH_CANCEL)
 
@@ -50,22 +53,27 @@ static const struct zh_peer_segment *find_segment(const struct zh_link *link, ui
     return NULL;
 }
 
-/* Resolve the block of a header; NULL when it is not inside a segment that the peer has sent. */
-static const uint8_t *resolve(struct zh_link *link, const struct zh_record *header, uint64_t bytes)
+/* `bytes` at a place in the peer's arena; NULL when that is not inside a segment that it has sent.
+ */
+static const uint8_t *resolve(struct zh_link *link, uint32_t id, uint64_t offset, uint64_t bytes)
 {
-    const struct zh_peer_segment *segment = find_segment(link, header->segment);
+    const struct zh_peer_segment *segment = find_segment(link, id);
 
-    if (segment == NULL) {
+    if (segment == NULL && link->fork_generation == zh_fork_now()) {
         /* Sent before the record was posted, so it is in the socket's queue. */
         zh_link_serve(link);
-        segment = find_segment(link, header->segment);
+        segment = find_segment(link, id);
     }
     if (segment == NULL)
         return NULL;
-    uint64_t offset = (uint64_t)header->page * ZH_PAGE;
     if (offset > segment->mapping.size || bytes > segment->mapping.size - offset)
         return NULL;
     return segment->mapping.base + offset;
+}
+
+const uint8_t *zh_link_at(struct zh_link *link, uint32_t segment, uint64_t offset, uint64_t bytes)
+{
+    return resolve(link, segment, offset, bytes);
 }
 
 static int violation(struct zh_link *link, const char *what)
@@ -117,8 +125,11 @@ int zh_link_next(struct zh_link *link, struct zh_received *received)
 
         const uint16_t flags = header->flags;
         const uint16_t block_flags = ZH_MESSAGE_IN_BLOCK | ZH_METADATA_IN_BLOCK;
-        if ((flags & ~(ZH_HAS_MESSAGE | block_flags | ZH_END_STREAM)) != 0 ||
-            ((flags & ZH_MESSAGE_IN_BLOCK) != 0 && (flags & ZH_HAS_MESSAGE) == 0) ||
+        if ((flags & ~(ZH_HAS_MESSAGE | block_flags | ZH_END_STREAM | ZH_IMAGE | ZH_LOANED |
+                       ZH_TAKES_IMAGES)) != 0 ||
+            ((flags & (ZH_MESSAGE_IN_BLOCK | ZH_IMAGE)) != 0 && (flags & ZH_HAS_MESSAGE) == 0) ||
+            ((flags & ZH_LOANED) != 0 && (flags & ZH_IMAGE) == 0) ||
+            ((flags & ZH_IMAGE) != 0 && header->message_bytes > ZH_IMAGE_ROOT) ||
             ((flags & ZH_HAS_MESSAGE) == 0 && header->message_bytes != 0) ||
             header->metadata_bytes > METADATA_MOST)
             return violation(link, "a record's flags or sizes");
@@ -126,8 +137,10 @@ int zh_link_next(struct zh_link *link, struct zh_received *received)
         uint64_t inline_room = (uint64_t)header->slots * ZH_SLOT - sizeof(*header);
         const uint8_t *at_inline = slot + sizeof(*header);
         const uint8_t *block = NULL;
-        received->loaned = (flags & block_flags) != 0;
-        if (received->loaned) {
+        received->loaned = (flags & (block_flags | ZH_LOANED)) != 0;
+        if (received->loaned && (header->loan >= ZH_LOANS || (header->loan_generation & 1) == 0))
+            return violation(link, "a loan's number");
+        if ((flags & block_flags) != 0) {
             uint64_t in_block = 0;
             if ((flags & ZH_METADATA_IN_BLOCK) != 0)
                 in_block += header->metadata_bytes;
@@ -136,9 +149,7 @@ int zh_link_next(struct zh_link *link, struct zh_received *received)
                     return violation(link, "a message's length");
                 in_block += header->message_bytes;
             }
-            if (header->loan >= ZH_LOANS || (header->loan_generation & 1) == 0)
-                return violation(link, "a loan's number");
-            block = resolve(link, header, in_block);
+            block = resolve(link, header->segment, (uint64_t)header->page * ZH_PAGE, in_block);
             if (block == NULL)
                 return violation(link, "a reference outside the memory it has shown");
         }

@@ -2,6 +2,7 @@
 #include "zerohop/ledger.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 #include "failpoint.h"
 #include "zerohop/stats.h"
@@ -23,22 +24,33 @@ void zh_ledger_init(struct zh_ledger *ledger, struct zh_arena *arena, uint64_t l
     }
 }
 
-int zh_ledger_lend(struct zh_ledger *ledger, const struct zh_block *block, uint64_t tag,
-                   struct zh_loan *loan)
+int zh_ledger_lend(struct zh_ledger *ledger, const struct zh_block *blocks, uint32_t count,
+                   uint64_t tag, struct zh_loan *loan)
 {
-    uint64_t bytes = (uint64_t)block->pages * ZH_PAGE;
+    struct zh_block_place *more = NULL;
+    uint64_t bytes = 0;
 
+    for (uint32_t i = 0; i < count; i++)
+        bytes += (uint64_t)blocks[i].pages * ZH_PAGE;
     if (ledger->free_head == NO_ENTRY)
         return -ENOBUFS;
     if (ledger->open > 0 && ledger->lent_bytes + bytes > ledger->limit_bytes)
         return -EDQUOT;
+    if (count > 1) {
+        more = malloc((count - 1) * sizeof(*more));
+        if (more == NULL)
+            return -ENOMEM;
+        for (uint32_t i = 1; i < count; i++)
+            more[i - 1] = (struct zh_block_place){blocks[i].segment, blocks[i].page};
+    }
 
     uint32_t id = ledger->free_head;
     struct zh_ledger_entry *entry = &ledger->entries[id];
     ledger->free_head = entry->next_free;
     entry->generation++;
-    entry->segment = block->segment;
-    entry->page = block->page;
+    entry->first = (struct zh_block_place){blocks[0].segment, blocks[0].page};
+    entry->more_count = count - 1;
+    entry->more = more;
     entry->bytes = bytes;
     entry->tag = tag;
     entry->posted = false;
@@ -46,7 +58,7 @@ int zh_ledger_lend(struct zh_ledger *ledger, const struct zh_block *block, uint6
     ledger->lent_bytes += bytes;
     loan->id = id;
     loan->generation = entry->generation;
-    zh_stat_add(ZH_STAT_BLOCKS_LENT, 1);
+    zh_stat_add(ZH_STAT_BLOCKS_LENT, count);
     ZH_FAILPOINT(loan_entered);
     return 0;
 }
@@ -55,13 +67,18 @@ static void release(struct zh_ledger *ledger, uint32_t id)
 {
     struct zh_ledger_entry *entry = &ledger->entries[id];
 
-    zh_arena_unref(ledger->arena, entry->segment, entry->page);
+    zh_arena_unref(ledger->arena, entry->first.segment, entry->first.page);
+    for (uint32_t i = 0; i < entry->more_count; i++)
+        zh_arena_unref(ledger->arena, entry->more[i].segment, entry->more[i].page);
+    zh_stat_add(ZH_STAT_BLOCKS_RETURNED, 1 + (uint64_t)entry->more_count);
+    free(entry->more);
+    entry->more = NULL;
+    entry->more_count = 0;
     ledger->lent_bytes -= entry->bytes;
     ledger->open--;
     entry->generation++;
     entry->next_free = ledger->free_head;
     ledger->free_head = id;
-    zh_stat_add(ZH_STAT_BLOCKS_RETURNED, 1);
 }
 
 static bool is_open(const struct zh_ledger *ledger, struct zh_loan loan)

@@ -132,8 +132,15 @@ void zh_link_ring(struct zh_link *link)
     ZH_FAILPOINT(post_bell_rung);
 }
 
+static void close_graves(struct zh_link *link)
+{
+    while (link->grave_count > 0)
+        zh_mapping_close(&link->graves[--link->grave_count]);
+}
+
 static void close_segments(struct zh_link *link)
 {
+    close_graves(link);
     for (int i = 0; i < ZH_ARENA_SEGMENTS; i++) {
         if (link->segments[i].id != 0)
             zh_mapping_close(&link->segments[i].mapping);
@@ -367,6 +374,22 @@ void zh_link_loans(struct zh_link *link,
     pthread_mutex_unlock(&link->lock);
 }
 
+void zh_link_hold(struct zh_link *link)
+{
+    zh_link_ref(link);
+    link->held++;
+}
+
+void zh_link_let_go(struct zh_link *link, const struct zh_received *received)
+{
+    if (link->fork_generation == zh_fork_now()) {
+        zh_link_give_back(link, received);
+        if (--link->held == 0)
+            close_graves(link);
+    }
+    zh_link_unref(link);
+}
+
 /* The peer's arena has a new segment, and this is it. */
 static void on_segment(struct zh_link *link, const struct zh_message *message)
 {
@@ -396,11 +419,19 @@ static void on_segment(struct zh_link *link, const struct zh_message *message)
 static void on_dropped(struct zh_link *link, uint32_t id)
 {
     for (int i = 0; i < ZH_ARENA_SEGMENTS; i++) {
-        if (id != 0 && link->segments[i].id == id) {
+        if (id == 0 || link->segments[i].id != id)
+            continue;
+        if (link->held == 0) {
             zh_mapping_close(&link->segments[i].mapping);
-            link->segments[i].id = 0;
+        } else if (link->grave_count == ZH_ARENA_SEGMENTS) {
+            zh_link_die(link, false, "the peer drops segments that we may be reading");
             return;
+        } else {
+            /* An honest peer drops what nobody reads; whatever this one does, our views live on. */
+            link->graves[link->grave_count++] = link->segments[i].mapping;
         }
+        link->segments[i].id = 0;
+        return;
     }
     zh_link_die(link, false, "the peer dropped segment %u, which it never sent", id);
 }
@@ -508,11 +539,40 @@ int zh_link_loan(struct zh_link *link, size_t bytes, bool grow, uint64_t tag,
     if (error == 0)
         error = send_segment(link, loaned->block.segment);
     if (error == 0)
-        error = zh_ledger_lend(&link->ledger, &loaned->block, tag, &loaned->loan);
+        error = zh_ledger_lend(&link->ledger, &loaned->block, 1, tag, &loaned->loan);
     pthread_mutex_unlock(&link->lock);
     if (error != 0)
         zh_arena_unref(link->arena, loaned->block.segment, loaned->block.page);
     return error;
+}
+
+int zh_link_lend(struct zh_link *link, const struct zh_block *blocks, uint32_t count, uint64_t tag,
+                 struct zh_loaned *loaned)
+{
+    uint32_t held = 0;
+    int error = 0;
+
+    while (held < count && zh_arena_ref(link->arena, blocks[held].segment, blocks[held].page) == 0)
+        held++;
+    if (held < count)
+        error = -EINVAL;
+    pthread_mutex_lock(&link->lock);
+    if (error == 0 && zh_link_state(link) != ZH_LINK_OPEN)
+        error = -EPIPE;
+    for (uint32_t i = 0; error == 0 && i < count; i++)
+        error = send_segment(link, blocks[i].segment);
+    if (error == 0)
+        error = zh_ledger_lend(&link->ledger, blocks, count, tag, &loaned->loan);
+    pthread_mutex_unlock(&link->lock);
+    loaned->block = (struct zh_block){0};
+    while (error != 0 && held-- > 0)
+        zh_arena_unref(link->arena, blocks[held].segment, blocks[held].page);
+    return error;
+}
+
+struct zh_arena *zh_link_arena(const struct zh_link *link)
+{
+    return link->arena;
 }
 
 void zh_link_pin(struct zh_link *link, const struct zh_loaned *loaned, bool on)

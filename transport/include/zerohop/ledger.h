@@ -18,11 +18,18 @@ struct zh_loan {
     uint32_t generation; /* guards against returns that come twice or late */
 };
 
+/* A block by its place: the first page of it in a segment. */
+struct zh_block_place {
+    uint32_t segment;
+    uint32_t page;
+};
+
 struct zh_ledger_entry {
     uint32_t generation; /* odd while lent */
     uint32_t next_free;
-    uint32_t segment;
-    uint32_t page;
+    struct zh_block_place first;
+    uint32_t more_count; /* further blocks of the same loan */
+    struct zh_block_place *more;
     uint64_t bytes;
     uint64_t tag; /* the caller's: who lent it (ZEROHOP_TRACE_LOANS) */
     bool posted;  /* the peer has it; until then it is being filled here */
@@ -41,12 +48,12 @@ struct zh_ledger {
 ZH_API void zh_ledger_init(struct zh_ledger *ledger, struct zh_arena *arena, uint64_t limit);
 
 /*
- * Enter a block into the ledger; the ledger takes over the caller's reference. A single loan larger
- * than the limit is allowed when nothing else is lent, so that a big message can travel at all.
- * Returns 0, -ENOBUFS (no entry free) or -EDQUOT (limit of the link).
+ * Enter `count` blocks (at least 1) as one loan; the ledger takes over the caller's references. A
+ * single loan larger than the limit is allowed when nothing else is lent, so that a big message can
+ * travel at all. Returns 0, -ENOBUFS (no entry free), -EDQUOT (limit of the link) or -ENOMEM.
  */
-ZH_API int zh_ledger_lend(struct zh_ledger *ledger, const struct zh_block *block, uint64_t tag,
-                          struct zh_loan *loan);
+ZH_API int zh_ledger_lend(struct zh_ledger *ledger, const struct zh_block *blocks, uint32_t count,
+                          uint64_t tag, struct zh_loan *loan);
 
 /* The record of a loan is about to be posted: from now on the peer may return it. */
 ZH_API void zh_ledger_post(struct zh_ledger *ledger, struct zh_loan loan);

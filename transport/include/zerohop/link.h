@@ -106,6 +106,15 @@ ZH_API bool zh_link_ready(const struct zh_link *link);
 ZH_API int zh_link_loan(struct zh_link *link, size_t bytes, bool grow, uint64_t tag,
                         struct zh_loaned *loaned);
 /*
+ * Lend blocks of the link's own arena (see zh_link_arena), `count` of them (at least 1) as one
+ * loan, each with one reference more; the caller keeps its own. For zh_link_post with ZH_LOANED.
+ * Returns as zh_link_loan, and -EINVAL for what is no block of that arena.
+ */
+ZH_API int zh_link_lend(struct zh_link *link, const struct zh_block *blocks, uint32_t count,
+                        uint64_t tag, struct zh_loaned *loaned);
+ZH_API struct zh_arena *zh_link_arena(const struct zh_link *link);
+
+/*
  * Keep the block of a loan that is being filled from being used again, should the link end
  * meanwhile; `false` ends that. To be called before anything that could end the link.
  */
@@ -141,6 +150,18 @@ ZH_API void zh_link_consume(struct zh_link *link, const struct zh_received *rece
 ZH_API void zh_link_flush(struct zh_link *link);
 /* Return the loan of a record. */
 ZH_API void zh_link_give_back(struct zh_link *link, const struct zh_received *received);
+
+/*
+ * Keep what a record refers to after zh_link_consume: the loan and the peer's segments stay. The
+ * record is let go in place of zh_link_give_back. To be called by whoever may call zh_link_next, or
+ * under the same lock.
+ */
+ZH_API void zh_link_hold(struct zh_link *link);
+ZH_API void zh_link_let_go(struct zh_link *link, const struct zh_received *received);
+/* `bytes` (at least 1) in a segment of the peer's arena; NULL where they are not. The memory is the
+ * peer's, who may change it. Valid while a record is held. */
+ZH_API const uint8_t *zh_link_at(struct zh_link *link, uint32_t segment, uint64_t offset,
+                                 uint64_t bytes);
 
 /* Give the peer credit for `bytes` more of a call's stream. 0, -EAGAIN (no entry: later) or -EPIPE.
  */

@@ -24,10 +24,13 @@
 #define ZH_NAMES 1024u
 #define ZH_NAME_BYTES 1024u
 #define ZH_NO_NAME UINT32_MAX
+/* The fingerprints of a method's request and response. */
+#define ZH_TYPES_BYTES 32u
 
 enum zh_kind {
     ZH_PAD = 1,    /* fills the end of the ring */
-    ZH_NAME,       /* client: `method` stands from now on for the name in the message */
+    ZH_NAME,       /* client: `method` stands from now on for the name in the message; metadata:
+                      the fingerprints of its request and response, or nothing */
     ZH_CALL,       /* client: opens `call` of `method`; metadata; perhaps a message */
     ZH_MESSAGE,    /* both: one stream message */
     ZH_HALF_CLOSE, /* client: no more messages */
@@ -35,6 +38,8 @@ enum zh_kind {
     ZH_HEADERS,    /* server: initial metadata */
     ZH_STATUS, /* server: the last record of a call: status code in `method`, perhaps a message */
     ZH_GOAWAY, /* server: open no more calls on this link */
+    ZH_NAMED,  /* server: answers a ZH_NAME with fingerprints; `call` is 1 where they are ours, too
+                */
     ZH_KIND_END
 };
 
@@ -43,6 +48,9 @@ enum zh_record_flags {
     ZH_MESSAGE_IN_BLOCK = 2,  /* message in the block, behind the metadata if that is there too */
     ZH_METADATA_IN_BLOCK = 4, /* metadata at the start of the block */
     ZH_END_STREAM = 8,        /* the client's side is closed with this record */
+    ZH_IMAGE = 16,            /* the message is the root of an image (docs/image.md) */
+    ZH_LOANED = 32,           /* the loan is what the image refers to */
+    ZH_TAKES_IMAGES = 64,     /* ZH_CALL: replies may be images */
 };
 
 struct zh_record {

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
-    EnumDescriptorProto,
     FeatureSet,
     FieldDescriptorProto,
     FileDescriptorProto,
 )
+from zerohop.codegen.elements import Elements, extensions_of
 from zerohop.codegen.features import (
     enum_is_closed,
     field_features,
@@ -137,18 +137,10 @@ class _Enum:
 class Layouts:
     """The messages of some files. Each file's dependencies must be among them."""
 
-    def __init__(self, files: Iterable[FileDescriptorProto]) -> None:
-        self._files: dict[str, FileDescriptorProto] = {}
-        self._scopes: dict[str, tuple[FileDescriptorProto, list[DescriptorProto]]] = {}
-        self._enum_scopes: dict[
-            str, tuple[FileDescriptorProto, list[DescriptorProto], EnumDescriptorProto]
-        ] = {}
+    def __init__(self, files: Iterable[FileDescriptorProto] | Elements) -> None:
+        self._elements = files if isinstance(files, Elements) else Elements(files)
         self._messages: dict[str, Message] = {}
         self._pending: list[Message] = []
-        for file in files:
-            if file.name not in self._files:
-                self._files[file.name] = file
-                self._collect(file)
 
     def message(self, full_name: str) -> Message:
         """The layout of a message. After a LayoutError this object is of no more use."""
@@ -159,10 +151,9 @@ class Layouts:
 
     def table(self, file_name: str) -> Table:
         """The table of one file."""
-        file = self._files[file_name]
-        _refuse_extensions(file)
-        names = [full for full, (of, _) in self._scopes.items() if of.name == file_name]
-        messages = [self.message(name) for name in names]
+        _refuse_extensions(self._elements.files[file_name])
+        declared = self._elements.messages_of(file_name)
+        messages = [self.message(one.full_name) for one in declared]
         known = {message.full_name for message in messages}
         externals = _unique(
             (one.type.full_name, one.type)
@@ -174,51 +165,28 @@ class Layouts:
             raise LayoutError(file_name, "", "more than 65535 messages are used")
         return Table(messages, externals, _pack_table(file_name, messages, externals))
 
-    def _collect(self, file: FileDescriptorProto) -> None:
-        package = [file.package] if file.package else []
-
-        def visit(outer: list[DescriptorProto], message: DescriptorProto) -> None:
-            around = [*outer, message]
-            names = [*package, *(one.name for one in around)]
-            self._scopes[".".join(names)] = (file, around)
-            for enum in message.enum_type:
-                self._enum_scopes[".".join([*names, enum.name])] = (file, around, enum)
-            for nested in message.nested_type:
-                visit(around, nested)
-
-        for enum in file.enum_type:
-            self._enum_scopes[".".join([*package, enum.name])] = (file, [], enum)
-        for message in file.message_type:
-            visit([], message)
-
     def _declared(self, full_name: str, used_by: str, used_in: str) -> Message:
         if full_name in self._messages:
             return self._messages[full_name]
-        if full_name not in self._scopes:
+        declared = self._elements.messages.get(full_name)
+        if declared is None:
             raise LayoutError(used_in, used_by, f"no message {full_name} in the given files")
-        file, around = self._scopes[full_name]
-        proto = around[-1]
-        name = ".".join(one.name for one in around)
-        message = Message(full_name, file.name, name, proto)
+        name = ".".join(declared.names)
+        message = Message(full_name, declared.file.name, name, declared.proto)
         self._messages[full_name] = message
         self._pending.append(message)  # its fields come later: messages may contain themselves
         return message
 
     def _lay_out(self, message: Message) -> None:
-        file, around = self._scopes[message.full_name]
+        declared_message = self._elements.messages[message.full_name]
+        file, around = declared_message.file, declared_message.around
         proto = message.proto
         features = _supported(file)
         if proto.options.message_set_wire_format:
             raise LayoutError(file.name, message.full_name, "message sets are not supported")
         message.flags = ENTRY if proto.options.map_entry else 0
-        real = [
-            index
-            for index in range(len(proto.oneof_decl))
-            if not any(
-                one.proto3_optional and one.HasField("oneof_index") and one.oneof_index == index
-                for one in proto.field
-            )
-        ]
+        made_up = {one.oneof_index for one in proto.field if one.proto3_optional}
+        real = [index for index in range(len(proto.oneof_decl)) if index not in made_up]
         message.oneofs = len(real)
         for declared in sorted(proto.field, key=lambda one: one.number):
             made = self._field(message, file, features, around, declared)
@@ -278,10 +246,11 @@ class Layouts:
         return made
 
     def _enum(self, full_name: str, used_by: str, used_in: str) -> _Enum:
-        if full_name not in self._enum_scopes:
+        declared = self._elements.enums.get(full_name)
+        if declared is None:
             raise LayoutError(used_in, used_by, f"no enum {full_name} in the given files")
-        file, around, enum = self._enum_scopes[full_name]
-        closed = enum_is_closed(_supported(file), around, enum)
+        enum = declared.proto
+        closed = enum_is_closed(_supported(declared.file), declared.around, enum)
         return _Enum(closed, [(value.name, value.number) for value in enum.value])
 
 
@@ -327,21 +296,11 @@ def _supported(file: FileDescriptorProto) -> FeatureSet:
 def _refuse_extensions(file: FileDescriptorProto) -> None:
     """Custom options may be declared: they extend no message that anyone sends."""
 
-    def visit(prefix: str, element: FileDescriptorProto | DescriptorProto) -> None:
-        for one in element.extension:
-            extendee = one.extendee.lstrip(".")
-            if not (extendee.startswith("google.protobuf.") and extendee.endswith("Options")):
-                reason = f"extensions are not supported (extend {extendee})"
-                raise LayoutError(file.name, f"{prefix}{one.name}", reason)
-        inner = (
-            element.message_type
-            if isinstance(element, FileDescriptorProto)
-            else (element.nested_type)
-        )
-        for message in inner:
-            visit(f"{prefix}{message.name}.", message)
-
-    visit(f"{file.package}." if file.package else "", file)
+    for full_name, one in extensions_of(file):
+        extendee = one.extendee.lstrip(".")
+        if not (extendee.startswith("google.protobuf.") and extendee.endswith("Options")):
+            reason = f"extensions are not supported (extend {extendee})"
+            raise LayoutError(file.name, full_name, reason)
 
 
 def _place(message: Message) -> None:

@@ -16,7 +16,15 @@ from typing import Any
 
 import grpc
 from zerohop import log as _log
-from zerohop._native import __version__, stats, tune_malloc
+from zerohop._native import (
+    ArenaFull,
+    DecodeError,
+    EncodeError,
+    __version__,
+    alloc,
+    stats,
+    tune_malloc,
+)
 from zerohop.address import parse_target
 from zerohop.channel import Channel
 from zerohop.loans import loans
@@ -86,7 +94,11 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "ArenaFull",
+    "DecodeError",
+    "EncodeError",
     "__version__",
+    "alloc",
     "insecure_channel",
     "install",
     "loans",

@@ -144,6 +144,17 @@ class Snapshot:
 class Received:
     """An image as it has come; FromString makes a message of it."""
 
+@final
+class alloc:  # noqa: N801 - used like a function
+    """Shared memory to be filled and then assigned to a bytes field, without a copy.
+
+    A buffer; writable until a message has it. ArenaFull.
+    """
+
+    def __new__(cls, bytes: int) -> alloc: ...
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
 def message_classes(
     table: bytes, externals: tuple[type[Message], ...], specs: tuple[Any, ...], /
 ) -> tuple[type[Message], ...]:

@@ -326,6 +326,12 @@ int value_slot(Message *owner, const Field *field, PyObject *value, struct zh_sl
         result = 0;
         goto done;
     }
+    /* Not for `bytes`, which lie elsewhere. */
+    if (view.obj != NULL && (result = blob_adopt(owner, data, (size_t)bytes, slot)) != 0) {
+        result = result < 0 ? -1 : 0;
+        goto done;
+    }
+    result = -1;
     uint8_t *to = NULL;
     *slot = (struct zh_slot){.count = (uint32_t)bytes, .room = (uint32_t)((bytes + 7) & ~7)};
     /* In place, if nobody sees it; a buffer may be a view of just this memory. */
@@ -342,6 +348,8 @@ int value_slot(Message *owner, const Field *field, PyObject *value, struct zh_sl
         result = 0;
     }
 done:
+    if (result == 0 && old.count > 0 && slot->ref != old.ref)
+        message_drop(owner, old.ref);
     if (view.obj != NULL)
         PyBuffer_Release(&view);
     return result;
@@ -407,6 +415,8 @@ int field_clear(Message *self, const Field *field)
         return self->root->readonly ? message_writable(self) : 0;
     if (message_writable(self) != 0)
         return -1;
+    if (f->kind == ZH_BYTES && f->label < ZH_REPEATED)
+        message_drop(self, zh_load_slot(message_struct(self) + f->offset).ref);
     field_mark(self, field, false);
     memset(message_struct(self) + f->offset, 0, f->unit);
     return 0;

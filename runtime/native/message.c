@@ -334,6 +334,13 @@ bool message_owns(Message *self, zh_ref ref)
     return root->exports == 0 && (zh_ref_segment(ref) == 0 || !root->lent);
 }
 
+void message_drop(Message *self, zh_ref ref)
+{
+    Message *root = self->root;
+
+    zh_image_drop(&root->image, ref, root->exports > 0);
+}
+
 /* --- whole messages ------------------------------------------------------------------------------
  */
 

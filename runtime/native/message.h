@@ -110,6 +110,8 @@ uint8_t *message_alloc_raw(Message *self, size_t bytes, zh_ref *ref);
 void message_dealloc(Message *self);
 /* Does nobody but us read what lies there, so that it can be overwritten? */
 bool message_owns(Message *self, zh_ref ref);
+/* A slot of the message no longer refers to what lies there: a blob is given back. */
+void message_drop(Message *self, zh_ref ref);
 /* Forget everything; parts keep what they had. */
 int message_clear(Message *self);
 /* Replace by a copy of another message of the same class. 0, or -1 with an exception. */
@@ -141,6 +143,14 @@ int value_scalar(const Field *field, PyObject *value, uint64_t *bits);
  */
 int value_slot(Message *owner, const Field *field, PyObject *value, struct zh_slot old,
                struct zh_slot *slot);
+
+/* blob.c */
+int blob_init(PyObject *module);
+/*
+ * If these bytes lie in a blob, make the message have it, too: 1 with the slot filled; 0 if not; -1
+ * with an exception.
+ */
+int blob_adopt(Message *owner, const void *data, size_t bytes, struct zh_slot *slot);
 
 /* repeated.c, mapping.c */
 int repeated_init(PyObject *module);

@@ -64,7 +64,9 @@ static Snapshot *snapshot_alloc(Class *cls, size_t root_bytes)
 /* Of a message that is its own root, with memory that is ours. */
 static Snapshot *snapshot_of(Message *message)
 {
-    const struct zh_image *image = &message->image;
+    struct zh_image *image = &message->image;
+    if (message->exports == 0 && message->parts == NULL)
+        zh_image_purge(image);
     Snapshot *self = snapshot_alloc(message->cls, image->root_used);
 
     if (self == NULL)

@@ -158,6 +158,7 @@ static uint8_t *alloc_blob(struct zh_image *image, size_t bytes, zh_ref *ref)
     if (block == NULL)
         return NULL;
     block->used = block->bytes; /* nothing else goes there */
+    block->uses = 1;
     *ref = block->ref;
     return block->data;
 }
@@ -240,10 +241,48 @@ void zh_image_space(struct zh_image *image, struct zh_space *space)
 
 int zh_image_adopt(struct zh_image *image, const struct zh_image_block *block)
 {
+    for (uint32_t i = image->block_count; i-- > 0;) {
+        if (image->blocks[i].ref == block->ref) {
+            image->blocks[i].uses++;
+            return 1;
+        }
+    }
     struct zh_image_block *added = add_block(image, block);
-
     if (added == NULL)
         return -ENOMEM;
     added->used = block->bytes;
+    added->uses = 1;
+    added->chunk = false;
     return 0;
+}
+
+static void remove_block(struct zh_image *image, uint32_t at)
+{
+    image->memory->release(image->context, &image->blocks[at]);
+    image->block_count--;
+    if (image->open == image->block_count + 1)
+        image->open = at + 1; /* the last one, which takes the place */
+    image->blocks[at] = image->blocks[image->block_count];
+}
+
+void zh_image_drop(struct zh_image *image, zh_ref ref, bool later)
+{
+    if (zh_ref_segment(ref) == 0)
+        return;
+    for (uint32_t i = image->block_count; i-- > 0;) {
+        struct zh_image_block *block = &image->blocks[i];
+        if (ref < block->ref || ref - block->ref >= block->bytes)
+            continue;
+        if (!block->chunk && block->uses > 0 && --block->uses == 0 && !later)
+            remove_block(image, i);
+        return;
+    }
+}
+
+void zh_image_purge(struct zh_image *image)
+{
+    for (uint32_t i = image->block_count; i-- > 0;) {
+        if (!image->blocks[i].chunk && image->blocks[i].uses == 0)
+            remove_block(image, i);
+    }
 }

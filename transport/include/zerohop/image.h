@@ -199,8 +199,9 @@ struct zh_image_block {
     uint8_t *data;
     size_t bytes;
     size_t used;
-    void *owner; /* of whoever allocated it */
-    bool chunk;  /* holds many things, structs among them */
+    void *owner;   /* of whoever allocated it */
+    bool chunk;    /* holds many things, structs among them */
+    uint32_t uses; /* a blob: slots that refer to it */
 };
 
 struct zh_image_memory {
@@ -253,10 +254,18 @@ ZH_API uint8_t *zh_image_alloc(struct zh_image *image, size_t bytes, zh_ref *ref
 ZH_API uint8_t *zh_image_at(struct zh_image *image, zh_ref ref);
 ZH_API void zh_image_space(struct zh_image *image, struct zh_space *space);
 
-/* Take over a block that was allocated elsewhere with the same memory (zerohop.alloc). 0 or
- * -ENOMEM.
+/*
+ * A slot is going to refer to a block that was allocated elsewhere with the same memory: the image
+ * takes over the caller's reference to it, unless it has one (1). 0, 1 or -ENOMEM.
  */
 ZH_API int zh_image_adopt(struct zh_image *image, const struct zh_image_block *block);
+
+/*
+ * A slot no longer refers to what lies at `ref`. With its last use a blob is given back, at once or
+ * (`later`: somebody may be reading it) by the next call of zh_image_purge.
+ */
+ZH_API void zh_image_drop(struct zh_image *image, zh_ref ref, bool later);
+ZH_API void zh_image_purge(struct zh_image *image);
 
 /* Where zh_image_thaw has moved blocks. */
 struct zh_image_moves {

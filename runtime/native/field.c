@@ -327,7 +327,10 @@ int value_slot(Message *owner, const Field *field, PyObject *value, struct zh_sl
         goto done;
     }
     /* Not for `bytes`, which lie elsewhere. */
-    if (view.obj != NULL && (result = blob_adopt(owner, data, (size_t)bytes, slot)) != 0) {
+    result = view.obj == NULL ? 0 : blob_adopt(owner, data, (size_t)bytes, slot);
+    if (result == 0 && view.obj != NULL && bytes >= ZH_IMAGE_BLOB)
+        result = received_adopt(owner, value, (const uint8_t *)data, (size_t)bytes, slot);
+    if (result != 0) {
         result = result < 0 ? -1 : 0;
         goto done;
     }

@@ -488,6 +488,7 @@ void link_take_returns(Link *link)
             break;
         deliver_credit(link, &credit);
     }
+    holds_end();
 }
 
 void link_dispatch(Link *link)

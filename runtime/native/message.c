@@ -26,6 +26,10 @@ static int arena_alloc(void *context, size_t bytes, struct zh_image_block *block
     }
     if (error != 0)
         return error;
+    if (found.segment >= ZH_REF_READERS) {
+        (void)zh_arena_unref(arena, found.segment, found.page);
+        return -ENOMEM;
+    }
     *block = (struct zh_image_block){
         .ref = zh_ref_make(found.segment, (uint64_t)found.page * ZH_PAGE),
         .data = found.data,
@@ -38,6 +42,10 @@ static int arena_alloc(void *context, size_t bytes, struct zh_image_block *block
 static void arena_release(void *context, struct zh_image_block *block)
 {
     (void)context;
+    if ((zh_ref_segment(block->ref) & ZH_REF_READERS) != 0) {
+        Py_DECREF((PyObject *)block->owner); /* a peer's blob: see received_adopt */
+        return;
+    }
     /* An ancestor's arena is not ours. */
     if ((uintptr_t)block->owner != zh_fork_now())
         return;
@@ -47,7 +55,8 @@ static void arena_release(void *context, struct zh_image_block *block)
                              (uint32_t)(zh_ref_offset(block->ref) / ZH_PAGE));
 }
 
-const struct zh_image_memory arena_memory = {arena_alloc, arena_release};
+const struct zh_image_memory arena_memory = {arena_alloc, arena_release, NULL};
+const struct zh_image_memory forwarding_memory = {arena_alloc, arena_release, received_refer};
 
 int image_error(int error)
 {
@@ -76,11 +85,10 @@ int image_error(int error)
 /* --- life ---------------------------------------------------------------------------------------
  */
 
-static int begin_image(Message *self)
+static int begin_image(Message *self, const struct zh_image_memory *memory)
 {
     Class *cls = self->cls;
-    int error =
-        zh_image_init(&self->image, cls->layout, &arena_memory, NULL, self->inside, cls->inside);
+    int error = zh_image_init(&self->image, cls->layout, memory, NULL, self->inside, cls->inside);
 
     if (error != 0)
         return image_error(error);
@@ -100,7 +108,7 @@ Message *message_new(Class *cls)
         return NULL;
     self->cls = cls;
     self->root = self;
-    if (begin_image(self) != 0) {
+    if (begin_image(self, &arena_memory) != 0) {
         Py_DECREF((PyObject *)self);
         return NULL;
     }
@@ -355,7 +363,7 @@ int message_clear(Message *self)
         zh_image_free(&self->image);
         memset(self->inside, 0, self->cls->inside);
         self->lent = false;
-        return begin_image(self);
+        return begin_image(self, self->image.memory);
     }
     if (message_writable(self) != 0)
         return -1;

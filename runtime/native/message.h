@@ -122,7 +122,8 @@ int message_parse(Message *self, PyObject *buffer);
 PyObject *message_serialize(Message *self, bool sorted);
 /* Turn a negative result of the image library into an exception; returns -1. */
 int image_error(int error);
-extern const struct zh_image_memory arena_memory;
+/* The second has copies refer to peers' blobs, where the first copies them. */
+extern const struct zh_image_memory arena_memory, forwarding_memory;
 
 /* field.c: one value */
 PyGetSetDef field_getset(Field *field);
@@ -180,6 +181,15 @@ int message_check_required(Message *self);
 int snapshot_init(PyObject *module);
 /* Resolve references to other segments in what has been received. */
 void received_space(Received *received, struct zh_space *space);
+/*
+ * If these bytes, which `value` shows, lie in a peer's memory, make the message refer to them and
+ * hold them: 1 with the slot filled; 0 if not; -1 with an exception.
+ */
+int received_adopt(Message *owner, PyObject *value, const uint8_t *data, size_t bytes,
+                   struct zh_slot *slot);
+/* The `refer` of images whose copies may refer to peers' memory. */
+int received_refer(struct zh_image *image, const struct zh_space *space, struct zh_slot from,
+                   const uint8_t *data, struct zh_slot *to);
 /* The message that has been received, of this class; new reference. */
 Message *received_message(Received *received, Class *cls);
 

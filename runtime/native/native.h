@@ -296,6 +296,10 @@ uint64_t message_bytes(PyObject *message);
 PyObject *snapshot_wire(PyObject *snapshot);
 /* Can the link's peer read the snapshot's blocks? */
 bool snapshot_fits(PyObject *snapshot, Link *link);
+/* The same with all memory in our own arena, if that makes it fit; NULL if not. Counted. */
+PyObject *snapshot_local(PyObject *snapshot, Link *link);
+/* Let go of what loans that have ended by now have held. */
+void holds_end(void);
 int snapshot_lend(PyObject *snapshot, Link *link, uint64_t tag, struct zh_loaned *loaned);
 /* Its root; `blocks`: it has others that must be lent. */
 const uint8_t *snapshot_root(PyObject *snapshot, size_t *bytes, bool *blocks);

@@ -131,8 +131,16 @@ static int post_snapshot(Link *link, struct zh_record *header, const void *metad
     content.message = (const char *)snapshot_root(message, &content.message_bytes, &blocks);
     header->flags |= ZH_HAS_MESSAGE;
     /* Where the blocks need the record's loan, everything else must fit the record. */
-    images = images && snapshot_fits(message, link) &&
-             !(blocks && (spill || content.metadata_bytes > ZH_INLINE_METADATA));
+    images = images && !(blocks && (spill || content.metadata_bytes > ZH_INLINE_METADATA));
+    if (images && !snapshot_fits(message, link)) {
+        PyObject *local = snapshot_local(message, link);
+        if (local != NULL) {
+            int error = post_snapshot(link, header, metadata, local, true, keep, spill);
+            Py_DECREF(local);
+            return error;
+        }
+        images = false;
+    }
     if (images) {
         header->flags |= ZH_IMAGE;
         header->message_bytes = content.message_bytes;

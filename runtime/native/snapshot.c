@@ -9,6 +9,8 @@
 
 PyTypeObject *Received_Type, *Snapshot_Type;
 
+static struct zh_link *received_link(void *received);
+
 /* --- sending ------------------------------------------------------------------------------------
  */
 
@@ -19,8 +21,9 @@ PyTypeObject *Received_Type, *Snapshot_Type;
 typedef struct {
     PyObject_HEAD
     Class *cls;
-    uint32_t root_bytes, block_count;
-    struct zh_block *blocks;
+    uint32_t root_bytes, block_count, blob_count;
+    struct zh_block *blocks;      /* of our arena */
+    struct zh_image_block *blobs; /* of peers: `owner` is a Received, strong */
     uint8_t *root;
     uint8_t small[256]; /* where most roots fit */
 } Snapshot;
@@ -33,7 +36,10 @@ static void snapshot_dealloc(Snapshot *self)
 
     for (uint32_t i = 0; arena != NULL && i < self->block_count; i++)
         (void)zh_arena_unref(arena, self->blocks[i].segment, self->blocks[i].page);
+    for (uint32_t i = 0; i < self->blob_count; i++)
+        Py_DECREF((PyObject *)self->blobs[i].owner);
     free(self->blocks);
+    free(self->blobs);
     if (self->root != self->small)
         free(self->root);
     release(self);
@@ -75,14 +81,20 @@ static Snapshot *snapshot_of(Message *message)
     if (image->block_count == 0)
         return self;
     struct zh_arena *arena = zh_arena_of_uid(geteuid());
-    self->blocks = arena == NULL ? NULL : malloc(image->block_count * sizeof(*self->blocks));
-    if (self->blocks == NULL) {
+    self->blocks = malloc(image->block_count * sizeof(*self->blocks));
+    self->blobs = calloc(image->block_count, sizeof(*self->blobs));
+    if (arena == NULL || self->blocks == NULL || self->blobs == NULL) {
         Py_DECREF((PyObject *)self);
         PyErr_NoMemory();
         return NULL;
     }
     for (uint32_t i = 0; i < image->block_count; i++) {
         const struct zh_image_block *block = &image->blocks[i];
+        if ((zh_ref_segment(block->ref) & ZH_REF_READERS) != 0) {
+            self->blobs[self->blob_count++] = *block;
+            Py_INCREF((PyObject *)block->owner);
+            continue;
+        }
         struct zh_block place = {
             .segment = zh_ref_segment(block->ref),
             .page = (uint32_t)(zh_ref_offset(block->ref) / ZH_PAGE),
@@ -126,6 +138,8 @@ static PyObject *native_snapshot(PyObject *Py_UNUSED(module), PyObject *object)
         return (PyObject *)snapshot_of(message);
     /* A part of a message, or one whose memory is a peer's, becomes a message of its own. */
     Message *copy = message_new(message->cls);
+    if (copy != NULL)
+        copy->image.memory = &forwarding_memory; /* a peer's blobs are handed on as they are */
     if (copy == NULL || message_copy(copy, message) != 0) {
         Py_XDECREF((PyObject *)copy);
         return NULL;
@@ -147,6 +161,12 @@ static const uint8_t *snapshot_far(void *context, zh_ref ref, uint64_t bytes)
         uint64_t size = (uint64_t)block->pages * ZH_PAGE;
         if (ref >= begin && ref - begin < size)
             return bytes <= size - (ref - begin) ? block->data + (ref - begin) : NULL;
+    }
+    for (uint32_t i = 0; i < self->blob_count; i++) {
+        const struct zh_image_block *blob = &self->blobs[i];
+        if (ref >= blob->ref && ref - blob->ref < blob->bytes &&
+            bytes <= blob->bytes - (ref - blob->ref))
+            return blob->data + (ref - blob->ref);
     }
     return NULL;
 }
@@ -174,15 +194,80 @@ bool snapshot_fits(PyObject *object, Link *link)
 {
     const Snapshot *self = (const Snapshot *)object;
 
-    /* Peers of another uid cannot read our own arena. */
+    /* A peer's blobs can go back to it; peers of another uid cannot read our own arena. */
+    for (uint32_t i = 0; i < self->blob_count; i++) {
+        if (received_link(self->blobs[i].owner) != link->link)
+            return false;
+    }
     return self->block_count == 0 || zh_link_arena(link->link) == zh_arena_of_uid(geteuid());
+}
+
+/* A copy, the same but for where its memory is: all of it in our own arena. */
+static Snapshot *localized(Snapshot *self)
+{
+    struct zh_space space = {self->root, self->root_bytes, snapshot_far, self};
+    const uint8_t *at = zh_space_root(&space, self->cls->layout);
+    Message *copy = message_new(self->cls);
+    Snapshot *made = NULL;
+
+    if (copy != NULL) {
+        int error = at == NULL ? -EFAULT : zh_image_settle(&copy->image);
+        if (error == 0)
+            error =
+                zh_image_copy(&copy->image, self->cls->layout, message_struct(copy), &space, at);
+        if (error != 0)
+            image_error(error);
+        else
+            made = snapshot_of(copy);
+        if (made != NULL)
+            zh_stat_add(ZH_STAT_BYTES_COPIED, snapshot_bytes((PyObject *)made));
+    }
+    Py_XDECREF((PyObject *)copy);
+    return made;
+}
+
+PyObject *snapshot_local(PyObject *object, Link *link)
+{
+    Snapshot *self = (Snapshot *)object;
+
+    if (self->blob_count == 0 ||
+        (self->block_count > 0 && zh_link_arena(link->link) != zh_arena_of_uid(geteuid())))
+        return NULL;
+    PyObject *local = (PyObject *)localized(self);
+    if (local == NULL)
+        PyErr_Clear(); /* wire bytes may fit where this did not */
+    return local;
 }
 
 int snapshot_lend(PyObject *object, Link *link, uint64_t tag, struct zh_loaned *loaned)
 {
     const Snapshot *self = (const Snapshot *)object;
+    struct zh_hold *hold = NULL;
 
-    return zh_link_lend(link->link, self->blocks, self->block_count, tag, loaned);
+    if (self->blob_count > 0) {
+        /* The peer reads its own memory by our loan of it: that lasts as long as this one. */
+        hold = malloc(sizeof(*hold));
+        if (hold == NULL)
+            return -ENOMEM;
+        hold->object = Py_NewRef(object);
+    }
+    int error = zh_link_lend(link->link, self->blocks, self->block_count, tag, hold, loaned);
+    if (error != 0 && hold != NULL) {
+        Py_DECREF(object);
+        free(hold);
+    }
+    return error;
+}
+
+void holds_end(void)
+{
+    struct zh_hold *next;
+
+    for (struct zh_hold *hold = zh_holds_ended(); hold != NULL; hold = next) {
+        next = hold->next;
+        Py_DECREF((PyObject *)hold->object);
+        free(hold);
+    }
 }
 
 const uint8_t *snapshot_root(PyObject *object, size_t *bytes, bool *blocks)
@@ -190,7 +275,7 @@ const uint8_t *snapshot_root(PyObject *object, size_t *bytes, bool *blocks)
     const Snapshot *self = (const Snapshot *)object;
 
     *bytes = self->root_bytes;
-    *blocks = self->block_count > 0;
+    *blocks = self->block_count + self->blob_count > 0;
     return self->root;
 }
 
@@ -201,6 +286,8 @@ struct Received {
     PyObject_HEAD
     struct zh_link *link; /* held, while there is a loan; else NULL */
     struct zh_received record;
+    uint32_t own_count; /* blocks of ours that have come back: one reference each */
+    struct zh_block *own;
     uint32_t root_bytes;
     uint8_t *root; /* private */
     uint8_t small[256];
@@ -238,6 +325,9 @@ static void received_dealloc(Received *self)
     PyTypeObject *type = TYPE_OF(self);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
+    for (uint32_t i = 0; i < self->own_count; i++)
+        (void)zh_arena_unref(zh_link_arena(self->link), self->own[i].segment, self->own[i].page);
+    free(self->own);
     if (self->link != NULL)
         zh_link_let_go(self->link, &self->record);
     if (self->root != self->small)
@@ -246,13 +336,120 @@ static void received_dealloc(Received *self)
     Py_DECREF((PyObject *)type);
 }
 
+/* Memory of our own, which the peer refers to. */
+static const uint8_t *own_memory(Received *self, uint32_t segment, uint64_t offset, uint64_t bytes)
+{
+    struct zh_block found;
+
+    for (uint32_t i = 0; i < self->own_count; i++) {
+        const struct zh_block *block = &self->own[i];
+        uint64_t begin = (uint64_t)block->page * ZH_PAGE;
+        uint64_t size = (uint64_t)block->pages * ZH_PAGE;
+        if (block->segment == segment && offset >= begin && offset - begin < size)
+            return bytes <= size - (offset - begin) ? block->data + (offset - begin) : NULL;
+    }
+    if (zh_link_lent(self->link, segment, offset, bytes, &found) != 0)
+        return NULL;
+    struct zh_block *own = realloc(self->own, (self->own_count + 1) * sizeof(*own));
+    if (own == NULL) {
+        (void)zh_arena_unref(zh_link_arena(self->link), found.segment, found.page);
+        return NULL;
+    }
+    own[self->own_count++] = found;
+    self->own = own;
+    return found.data + (offset - (uint64_t)found.page * ZH_PAGE);
+}
+
 static const uint8_t *received_far(void *context, zh_ref ref, uint64_t bytes)
 {
-    const Received *self = context;
+    Received *self = context;
+    uint32_t segment = zh_ref_segment(ref);
 
     if (self->link == NULL)
         return NULL;
-    return zh_link_at(self->link, zh_ref_segment(ref), zh_ref_offset(ref), bytes);
+    if ((segment & ZH_REF_READERS) != 0)
+        return own_memory(self, segment & ~ZH_REF_READERS, zh_ref_offset(ref), bytes);
+    return zh_link_at(self->link, segment, zh_ref_offset(ref), bytes);
+}
+
+static struct zh_link *received_link(void *received)
+{
+    return ((Received *)received)->link;
+}
+
+/* What shows memory: the message behind a memoryview, also when numpy has made an array of it. */
+static Message *shown_by(PyObject *value)
+{
+    static PyObject *obj, *base;
+    Message *found = NULL;
+
+    if (obj == NULL)
+        obj = PyUnicode_InternFromString("obj");
+    if (base == NULL)
+        base = PyUnicode_InternFromString("base");
+    Py_INCREF(value);
+    for (int depth = 0; depth < 8 && value != NULL && value != Py_None; depth++) {
+        if (is_message(value)) {
+            found = ((Message *)value)->root; /* which the view keeps */
+            break;
+        }
+        PyObject *next = PyObject_GetAttr(value, TYPE_OF(value) == &PyMemoryView_Type ? obj : base);
+        if (next == NULL)
+            PyErr_Clear();
+        Py_DECREF(value);
+        value = next;
+    }
+    Py_XDECREF(value);
+    return found;
+}
+
+/* Make the image refer to a peer's memory, and hold that: 1, 0 if it cannot be, or -ENOMEM. */
+static int refer_to(struct zh_image *image, Received *received, const uint8_t *data, size_t bytes,
+                    struct zh_slot *slot)
+{
+    uint32_t segment;
+    uint64_t offset;
+
+    if (received == NULL || received->link == NULL ||
+        zh_link_place(received->link, data, bytes, &segment, &offset) != 0)
+        return 0;
+    /* Two peers may call their segments alike: then one of them is copied. */
+    for (uint32_t i = 0; i < image->block_count; i++) {
+        const struct zh_image_block *other = &image->blocks[i];
+        if ((zh_ref_segment(other->ref) & ZH_REF_READERS) != 0 &&
+            received_link(other->owner) != received->link)
+            return 0;
+    }
+    struct zh_image_block block = {
+        .ref = zh_ref_make(segment | ZH_REF_READERS, offset),
+        .data = (uint8_t *)(uintptr_t)data,
+        .bytes = bytes,
+        .owner = received,
+    };
+    int has = zh_image_adopt(image, &block);
+    if (has < 0)
+        return has;
+    if (has == 0)
+        Py_INCREF((PyObject *)received); /* the image's */
+    *slot = (struct zh_slot){.ref = block.ref, .count = (uint32_t)bytes};
+    return 1;
+}
+
+int received_adopt(Message *owner, PyObject *value, const uint8_t *data, size_t bytes,
+                   struct zh_slot *slot)
+{
+    Message *from = shown_by(value);
+    int has = from == NULL ? 0 : refer_to(&owner->root->image, from->received, data, bytes, slot);
+
+    return has < 0 ? image_error(has) : has;
+}
+
+int received_refer(struct zh_image *image, const struct zh_space *space, struct zh_slot from,
+                   const uint8_t *data, struct zh_slot *to)
+{
+    if (space->far != received_far || zh_ref_segment(from.ref) == 0)
+        return 0;
+    return refer_to(image, space->context, data, from.count, to);
 }
 
 void received_space(Received *received, struct zh_space *space)

@@ -63,8 +63,19 @@ static int copy_bytes(struct copier *c, struct zh_slot slot, uint32_t width, uin
 static int copy_text(struct copier *c, const struct zh_field *field, uint8_t *to,
                      const uint8_t *from)
 {
-    struct zh_slot slot = zh_load_slot(from);
+    struct zh_slot slot = zh_load_slot(from), same;
     uint8_t *data;
+
+    if (field->kind == ZH_BYTES && slot.count >= ZH_IMAGE_BLOB && c->image->memory->refer != NULL) {
+        const uint8_t *at = zh_space_slot(c->space, slot, 1);
+        if (at == NULL)
+            return -EFAULT;
+        int refers = c->image->memory->refer(c->image, c->space, slot, at, &same);
+        if (refers == 1)
+            zh_store_slot(to, same.ref, same.count, same.room);
+        if (refers != 0)
+            return refers < 0 ? refers : 0;
+    }
     int error = copy_bytes(c, slot, 1, to, &data);
 
     /* What is looked at is the copy. */

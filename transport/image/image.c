@@ -222,9 +222,10 @@ static const uint8_t *own_far(void *context, zh_ref ref, uint64_t bytes)
 
     for (uint32_t i = image->block_count; i-- > 0;) {
         const struct zh_image_block *block = &image->blocks[i];
-        if (ref >= block->ref && ref - block->ref < block->bytes)
-            return bytes <= block->bytes - (ref - block->ref) ? block->data + (ref - block->ref)
-                                                              : NULL;
+        /* Views of a reader's block may overlap. */
+        if (ref >= block->ref && ref - block->ref < block->bytes &&
+            bytes <= block->bytes - (ref - block->ref))
+            return block->data + (ref - block->ref);
     }
     return NULL;
 }
@@ -242,7 +243,7 @@ void zh_image_space(struct zh_image *image, struct zh_space *space)
 int zh_image_adopt(struct zh_image *image, const struct zh_image_block *block)
 {
     for (uint32_t i = image->block_count; i-- > 0;) {
-        if (image->blocks[i].ref == block->ref) {
+        if (image->blocks[i].ref == block->ref && image->blocks[i].bytes == block->bytes) {
             image->blocks[i].uses++;
             return 1;
         }

@@ -446,6 +446,31 @@ int zh_arena_unref(struct zh_arena *arena, uint32_t segment, uint32_t page)
     return 0;
 }
 
+int zh_arena_find(struct zh_arena *arena, uint32_t segment, uint64_t offset, struct zh_block *block)
+{
+    int error = -ENOENT;
+
+    pthread_mutex_lock(&arena->lock);
+    struct arena_segment *s = find(arena, segment);
+    if (s != NULL && offset / ZH_PAGE < s->pages) {
+        uint32_t page = (uint32_t)(offset / ZH_PAGE);
+        /* References are counted at a block's first page. */
+        while (page > 0 && s->refs[page] == 0)
+            page--;
+        if (s->refs[page] > 0 && offset / ZH_PAGE - page < s->tag[page]) {
+            *block = (struct zh_block){
+                .segment = segment,
+                .page = page,
+                .pages = s->tag[page],
+                .data = s->memory.base + (size_t)page * ZH_PAGE,
+            };
+            error = 0;
+        }
+    }
+    pthread_mutex_unlock(&arena->lock);
+    return error;
+}
+
 int zh_arena_segment_fd(struct zh_arena *arena, uint32_t segment, size_t *size)
 {
     int fd = -ENOENT;

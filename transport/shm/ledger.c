@@ -2,6 +2,7 @@
 #include "zerohop/ledger.h"
 
 #include <errno.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "failpoint.h"
@@ -24,8 +25,24 @@ void zh_ledger_init(struct zh_ledger *ledger, struct zh_arena *arena, uint64_t l
     }
 }
 
+/* Pushed by any thread, taken as a whole. */
+static _Atomic(struct zh_hold *) ended;
+
+struct zh_hold *zh_holds_ended(void)
+{
+    return atomic_exchange_explicit(&ended, NULL, memory_order_acquire);
+}
+
+static void end_hold(struct zh_hold *hold)
+{
+    hold->next = atomic_load_explicit(&ended, memory_order_relaxed);
+    while (!atomic_compare_exchange_weak_explicit(&ended, &hold->next, hold, memory_order_release,
+                                                  memory_order_relaxed)) {
+    }
+}
+
 int zh_ledger_lend(struct zh_ledger *ledger, const struct zh_block *blocks, uint32_t count,
-                   uint64_t tag, struct zh_loan *loan)
+                   uint64_t tag, struct zh_hold *hold, struct zh_loan *loan)
 {
     struct zh_block_place *more = NULL;
     uint64_t bytes = 0;
@@ -48,9 +65,11 @@ int zh_ledger_lend(struct zh_ledger *ledger, const struct zh_block *blocks, uint
     struct zh_ledger_entry *entry = &ledger->entries[id];
     ledger->free_head = entry->next_free;
     entry->generation++;
-    entry->first = (struct zh_block_place){blocks[0].segment, blocks[0].page};
-    entry->more_count = count - 1;
+    entry->count = count;
+    if (count > 0)
+        entry->first = (struct zh_block_place){blocks[0].segment, blocks[0].page};
     entry->more = more;
+    entry->hold = hold;
     entry->bytes = bytes;
     entry->tag = tag;
     entry->posted = false;
@@ -67,13 +86,17 @@ static void release(struct zh_ledger *ledger, uint32_t id)
 {
     struct zh_ledger_entry *entry = &ledger->entries[id];
 
-    zh_arena_unref(ledger->arena, entry->first.segment, entry->first.page);
-    for (uint32_t i = 0; i < entry->more_count; i++)
-        zh_arena_unref(ledger->arena, entry->more[i].segment, entry->more[i].page);
-    zh_stat_add(ZH_STAT_BLOCKS_RETURNED, 1 + (uint64_t)entry->more_count);
+    for (uint32_t i = 0; i < entry->count; i++) {
+        const struct zh_block_place *place = i == 0 ? &entry->first : &entry->more[i - 1];
+        zh_arena_unref(ledger->arena, place->segment, place->page);
+    }
+    zh_stat_add(ZH_STAT_BLOCKS_RETURNED, entry->count);
     free(entry->more);
+    if (entry->hold != NULL)
+        end_hold(entry->hold);
     entry->more = NULL;
-    entry->more_count = 0;
+    entry->hold = NULL;
+    entry->count = 0;
     ledger->lent_bytes -= entry->bytes;
     ledger->open--;
     entry->generation++;
@@ -85,6 +108,21 @@ static bool is_open(const struct zh_ledger *ledger, struct zh_loan loan)
 {
     return loan.id < ZH_LOANS && (loan.generation & 1) != 0 &&
            ledger->entries[loan.id].generation == loan.generation;
+}
+
+bool zh_ledger_has(const struct zh_ledger *ledger, uint32_t segment, uint32_t page)
+{
+    for (uint32_t id = 0; id < ZH_LOANS; id++) {
+        const struct zh_ledger_entry *entry = &ledger->entries[id];
+        if ((entry->generation & 1) == 0 || !entry->posted)
+            continue;
+        for (uint32_t i = 0; i < entry->count; i++) {
+            const struct zh_block_place *place = i == 0 ? &entry->first : &entry->more[i - 1];
+            if (place->segment == segment && place->page == page)
+                return true;
+        }
+    }
+    return false;
 }
 
 void zh_ledger_post(struct zh_ledger *ledger, struct zh_loan loan)

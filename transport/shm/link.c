@@ -539,7 +539,7 @@ int zh_link_loan(struct zh_link *link, size_t bytes, bool grow, uint64_t tag,
     if (error == 0)
         error = send_segment(link, loaned->block.segment);
     if (error == 0)
-        error = zh_ledger_lend(&link->ledger, &loaned->block, 1, tag, &loaned->loan);
+        error = zh_ledger_lend(&link->ledger, &loaned->block, 1, tag, NULL, &loaned->loan);
     pthread_mutex_unlock(&link->lock);
     if (error != 0)
         zh_arena_unref(link->arena, loaned->block.segment, loaned->block.page);
@@ -547,7 +547,7 @@ int zh_link_loan(struct zh_link *link, size_t bytes, bool grow, uint64_t tag,
 }
 
 int zh_link_lend(struct zh_link *link, const struct zh_block *blocks, uint32_t count, uint64_t tag,
-                 struct zh_loaned *loaned)
+                 struct zh_hold *hold, struct zh_loaned *loaned)
 {
     uint32_t held = 0;
     int error = 0;
@@ -562,12 +562,42 @@ int zh_link_lend(struct zh_link *link, const struct zh_block *blocks, uint32_t c
     for (uint32_t i = 0; error == 0 && i < count; i++)
         error = send_segment(link, blocks[i].segment);
     if (error == 0)
-        error = zh_ledger_lend(&link->ledger, blocks, count, tag, &loaned->loan);
+        error = zh_ledger_lend(&link->ledger, blocks, count, tag, hold, &loaned->loan);
     pthread_mutex_unlock(&link->lock);
     loaned->block = (struct zh_block){0};
     while (error != 0 && held-- > 0)
         zh_arena_unref(link->arena, blocks[held].segment, blocks[held].page);
     return error;
+}
+
+int zh_link_lent(struct zh_link *link, uint32_t segment, uint64_t offset, uint64_t bytes,
+                 struct zh_block *block)
+{
+    int error = -ENOENT;
+
+    pthread_mutex_lock(&link->lock);
+    /* Only what this peer has been lent, so that it cannot have us show it anything else. */
+    if (link->arena != NULL && zh_arena_find(link->arena, segment, offset, block) == 0 &&
+        zh_ledger_has(&link->ledger, block->segment, block->page) &&
+        bytes <= (uint64_t)block->pages * ZH_PAGE - (offset - (uint64_t)block->page * ZH_PAGE))
+        error = zh_arena_ref(link->arena, block->segment, block->page);
+    pthread_mutex_unlock(&link->lock);
+    return error;
+}
+
+int zh_link_place(struct zh_link *link, const uint8_t *data, size_t bytes, uint32_t *segment,
+                  uint64_t *offset)
+{
+    for (int i = 0; i < ZH_ARENA_SEGMENTS; i++) {
+        const struct zh_mapping *mapping = &link->segments[i].mapping;
+        if (link->segments[i].id == 0 || data < mapping->base || bytes > mapping->size ||
+            data > mapping->base + (mapping->size - bytes))
+            continue;
+        *segment = link->segments[i].id;
+        *offset = (uint64_t)(data - mapping->base);
+        return 0;
+    }
+    return -ENOENT;
 }
 
 struct zh_arena *zh_link_arena(const struct zh_link *link)

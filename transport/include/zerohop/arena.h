@@ -68,6 +68,10 @@ ZH_API int zh_arena_alloc(struct zh_arena *arena, size_t size, bool grow, struct
 ZH_API int zh_arena_ref(struct zh_arena *arena, uint32_t segment, uint32_t page);
 ZH_API int zh_arena_unref(struct zh_arena *arena, uint32_t segment, uint32_t page);
 
+/* The block around an offset in a segment. 0, or -ENOENT where there is none. */
+ZH_API int zh_arena_find(struct zh_arena *arena, uint32_t segment, uint64_t offset,
+                         struct zh_block *block);
+
 /* The memfd of a live segment (still the arena's) and its size; -ENOENT when it is gone. */
 ZH_API int zh_arena_segment_fd(struct zh_arena *arena, uint32_t segment, size_t *size);
 

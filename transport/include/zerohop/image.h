@@ -114,7 +114,8 @@ ZH_API const struct zh_field *zh_layout_find(const struct zh_layout *layout, uin
 typedef uint64_t zh_ref;
 
 #define ZH_REF_OFFSET_BITS 36
-#define ZH_REF_SEGMENTS (1u << 28)
+/* Numbers of segments are below this; with it added, the segment is one of the reader's own. */
+#define ZH_REF_READERS (1u << 27)
 
 static inline zh_ref zh_ref_make(uint32_t segment, uint64_t offset)
 {
@@ -192,6 +193,8 @@ ZH_API bool zh_field_is_set(const struct zh_field *field, const uint8_t *at);
 
 /* --- building ------------------------------------------------------------------------------- */
 
+struct zh_image;
+
 /* Memory outside the root, the arena's for instance. Both may be called by whoever holds the image.
  */
 struct zh_image_block {
@@ -209,6 +212,10 @@ struct zh_image_memory {
      * 0, or a negative errno. */
     int (*alloc)(void *context, size_t bytes, struct zh_image_block *block);
     void (*release)(void *context, struct zh_image_block *block);
+    /* May be NULL. zh_image_copy asks whether the copy may refer to what a slot of bytes in `space`
+     * does, `data`, in place of copying it: 1 with `to` filled, else 0 or a negative errno. */
+    int (*refer)(struct zh_image *image, const struct zh_space *space, struct zh_slot from,
+                 const uint8_t *data, struct zh_slot *to);
 };
 
 /*

@@ -24,12 +24,22 @@ struct zh_block_place {
     uint32_t page;
 };
 
+/*
+ * Something that the ledger's user keeps until a loan ends, whatever thread ends it. It is then in
+ * the process's list of ended holds, for zh_holds_ended, which gives it back to its user.
+ */
+struct zh_hold {
+    struct zh_hold *next;
+    void *object;
+};
+
 struct zh_ledger_entry {
     uint32_t generation; /* odd while lent */
     uint32_t next_free;
     struct zh_block_place first;
-    uint32_t more_count; /* further blocks of the same loan */
+    uint32_t count; /* blocks of the loan: `first` and those in `more` */
     struct zh_block_place *more;
+    struct zh_hold *hold; /* what else must live as long as the loan, or NULL */
     uint64_t bytes;
     uint64_t tag; /* the caller's: who lent it (ZEROHOP_TRACE_LOANS) */
     bool posted;  /* the peer has it; until then it is being filled here */
@@ -48,12 +58,19 @@ struct zh_ledger {
 ZH_API void zh_ledger_init(struct zh_ledger *ledger, struct zh_arena *arena, uint64_t limit);
 
 /*
- * Enter `count` blocks (at least 1) as one loan; the ledger takes over the caller's references. A
+ * Enter `count` blocks as one loan, and a hold (may be NULL), which the ledger takes over; of
+ * neither there need be any. The ledger takes over the caller's references to the blocks. A
  * single loan larger than the limit is allowed when nothing else is lent, so that a big message can
  * travel at all. Returns 0, -ENOBUFS (no entry free), -EDQUOT (limit of the link) or -ENOMEM.
  */
 ZH_API int zh_ledger_lend(struct zh_ledger *ledger, const struct zh_block *blocks, uint32_t count,
-                          uint64_t tag, struct zh_loan *loan);
+                          uint64_t tag, struct zh_hold *hold, struct zh_loan *loan);
+
+/* Is a block that begins at `segment`, `page` lent and posted? */
+ZH_API bool zh_ledger_has(const struct zh_ledger *ledger, uint32_t segment, uint32_t page);
+
+/* All holds that have ended since the last call, linked by `next`; the caller frees them. */
+ZH_API struct zh_hold *zh_holds_ended(void);
 
 /* The record of a loan is about to be posted: from now on the peer may return it. */
 ZH_API void zh_ledger_post(struct zh_ledger *ledger, struct zh_loan loan);

@@ -106,12 +106,13 @@ ZH_API bool zh_link_ready(const struct zh_link *link);
 ZH_API int zh_link_loan(struct zh_link *link, size_t bytes, bool grow, uint64_t tag,
                         struct zh_loaned *loaned);
 /*
- * Lend blocks of the link's own arena (see zh_link_arena), `count` of them (at least 1) as one
- * loan, each with one reference more; the caller keeps its own. For zh_link_post with ZH_LOANED.
- * Returns as zh_link_loan, and -EINVAL for what is no block of that arena.
+ * Lend blocks of the link's own arena (see zh_link_arena), `count` of them as one loan, each with
+ * one reference more; the caller keeps its own. `hold`: what else must live until the loan ends, or
+ * NULL; taken over. For zh_link_post with ZH_LOANED. Returns as zh_link_loan, and -EINVAL for what
+ * is no block of that arena; then the hold is still the caller's.
  */
 ZH_API int zh_link_lend(struct zh_link *link, const struct zh_block *blocks, uint32_t count,
-                        uint64_t tag, struct zh_loaned *loaned);
+                        uint64_t tag, struct zh_hold *hold, struct zh_loaned *loaned);
 ZH_API struct zh_arena *zh_link_arena(const struct zh_link *link);
 
 /*
@@ -158,6 +159,16 @@ ZH_API void zh_link_give_back(struct zh_link *link, const struct zh_received *re
  */
 ZH_API void zh_link_hold(struct zh_link *link);
 ZH_API void zh_link_let_go(struct zh_link *link, const struct zh_received *received);
+/*
+ * Memory of our own that the peer refers to, since we have lent it to it: the block around `offset`
+ * in a segment of the link's arena, with a reference for the caller (zh_arena_unref). -ENOENT where
+ * that is not lent on this link, or `bytes` are more than the block has.
+ */
+ZH_API int zh_link_lent(struct zh_link *link, uint32_t segment, uint64_t offset, uint64_t bytes,
+                        struct zh_block *block);
+/* Where in the peer's arena `data` lies, which zh_link_at has given. 0 or -ENOENT. */
+ZH_API int zh_link_place(struct zh_link *link, const uint8_t *data, size_t bytes, uint32_t *segment,
+                         uint64_t *offset);
 /* `bytes` (at least 1) in a segment of the peer's arena; NULL where they are not. The memory is the
  * peer's, who may change it. Valid while a record is held. */
 ZH_API const uint8_t *zh_link_at(struct zh_link *link, uint32_t segment, uint64_t offset,

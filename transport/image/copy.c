@@ -151,14 +151,17 @@ static int copy_array(struct copier *c, const struct zh_field *field, uint8_t *s
 
 /* Is the field set? Then the copy says so too. A oneof has at most one member, in whatever order a
  * peer writes its word while this goes on. */
-static bool copy_presence(const struct zh_field *field, uint8_t *to, const uint8_t *from)
+static bool copy_presence(const struct zh_layout *layout, const struct zh_field *field, uint8_t *to,
+                          const uint8_t *from)
 {
     uint32_t word;
 
     switch (field->label) {
     case ZH_OPTIONAL:
         word = zh_presence_word(field);
-        if ((zh_load32(from + word) & zh_presence_bit(field)) == 0)
+        /* An entry has its key and its value, whatever its bits are. */
+        if ((layout->flags & ZH_LAYOUT_ENTRY) == 0 &&
+            (zh_load32(from + word) & zh_presence_bit(field)) == 0)
             return false;
         zh_store32(to + word, zh_load32(to + word) | zh_presence_bit(field));
         return true;
@@ -173,15 +176,15 @@ static bool copy_presence(const struct zh_field *field, uint8_t *to, const uint8
     }
 }
 
-static int copy_field(struct copier *c, const struct zh_field *field, uint8_t *to_struct,
-                      const uint8_t *from_struct)
+static int copy_field(struct copier *c, const struct zh_layout *layout,
+                      const struct zh_field *field, uint8_t *to_struct, const uint8_t *from_struct)
 {
     uint8_t *to = to_struct + field->offset;
     const uint8_t *from = from_struct + field->offset;
 
     if (field->label == ZH_REPEATED || field->label == ZH_MAP)
         return copy_array(c, field, to, from);
-    if (!copy_presence(field, to_struct, from_struct))
+    if (!copy_presence(layout, field, to_struct, from_struct))
         return 0;
     if (field->kind == ZH_SUBMESSAGE) {
         zh_ref ref = zh_load64(from);
@@ -211,7 +214,7 @@ static int copy_struct(struct copier *c, const struct zh_layout *layout, uint8_t
     if (error == 0)
         error = copy_bytes(c, zh_load_slot(from + ZH_UNKNOWN_AT), 1, to + ZH_UNKNOWN_AT, &data);
     for (uint32_t i = 0; error == 0 && i < layout->field_count; i++)
-        error = copy_field(c, &layout->fields[i], to, from);
+        error = copy_field(c, layout, &layout->fields[i], to, from);
     return error;
 }
 

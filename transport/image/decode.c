@@ -329,16 +329,26 @@ static inline uint8_t *new_struct(struct decoder *d, const struct zh_layout *lay
     return at;
 }
 
-/* The bytes from `p` to `end` into the struct at `at`, one level deeper. */
+/* The bytes from `p` to `end` into the struct at `at`, one level deeper, which there must be. */
 static inline const uint8_t *descend(struct decoder *d, const struct zh_layout *layout, uint8_t *at,
                                      const uint8_t *p, const uint8_t *end)
 {
-    if (ZH_UNLIKELY(d->depth == 0))
-        return fail(d, -ELOOP);
     d->depth--;
     p = decode_message(d, layout, at, p, end);
     d->depth++;
     return p;
+}
+
+/* The length of a message that may lie in this one. Asked before there is a struct for it, so that
+ * what has been decoded can be encoded. */
+static inline const uint8_t *read_message(struct decoder *d, const uint8_t *p, const uint8_t *end,
+                                          size_t *bytes)
+{
+    *bytes = 0;
+    p = read_length(p, end, bytes);
+    if (ZH_UNLIKELY(p == NULL))
+        return fail(d, -EBADMSG);
+    return ZH_LIKELY(d->depth > 0) ? p : fail(d, -ELOOP);
 }
 
 static const uint8_t *message_field(struct decoder *d, struct frame *f,
@@ -349,9 +359,9 @@ static const uint8_t *message_field(struct decoder *d, struct frame *f,
     size_t bytes;
     zh_ref ref;
 
-    p = read_length(p, end, &bytes);
+    p = read_message(d, p, end, &bytes);
     if (ZH_UNLIKELY(p == NULL))
-        return fail(d, -EBADMSG);
+        return NULL;
     if (field->label == ZH_REPEATED) {
         at = new_struct(d, field->type, &ref);
         to = at == NULL ? NULL : append(d, f, field);
@@ -375,7 +385,8 @@ static const uint8_t *message_field(struct decoder *d, struct frame *f,
     return descend(d, field->type, at, p, p + bytes);
 }
 
-/* An entry that has been decoded: complete what was left out. */
+/* An entry that has been decoded: complete what was left out. Where a message would be too deep,
+ * reference 0 means an empty one too. */
 static bool finish_entry(struct decoder *d, const struct zh_layout *type, uint8_t *entry)
 {
     for (uint32_t i = 0; i < type->field_count; i++) {
@@ -385,7 +396,7 @@ static bool finish_entry(struct decoder *d, const struct zh_layout *type, uint8_
             uint8_t *word = entry + zh_presence_word(field);
             zh_store32(word, zh_load32(word) | zh_presence_bit(field));
         }
-        if (field->kind == ZH_SUBMESSAGE && zh_load64(entry + field->offset) == 0) {
+        if (field->kind == ZH_SUBMESSAGE && zh_load64(entry + field->offset) == 0 && d->depth > 1) {
             if (new_struct(d, field->type, &ref) == NULL)
                 return false;
             zh_store64(entry + field->offset, ref);
@@ -404,9 +415,9 @@ static const uint8_t *map_field(struct decoder *d, struct frame *f, const struct
     zh_ref ref;
     bool taken = false;
 
-    p = read_length(p, end, &bytes);
+    p = read_message(d, p, end, &bytes);
     if (p == NULL)
-        return fail(d, -EBADMSG);
+        return NULL;
     if (d->spare_type == type) {
         /* Nobody else's while it is filled: its value may hold maps of this type. */
         entry = d->spare;

@@ -132,7 +132,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         data += parts[i].bytes;
         size -= parts[i].bytes;
     }
-    zh_image_steps = 5000;
+    zh_image_steps = 2000;
     const struct zh_layout *layouts[] = {&thing, &hollow, &wide, &thing};
     bool changing = (header.how & 6) == 6;
     double start = seconds();
@@ -140,7 +140,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         atomic_store(&stop, false);
         CHECK_EQ(pthread_create(&writer, NULL, write_on, &header.seed), 0);
     }
-    for (int i = 0; i < (changing ? 20 : 1); i++)
+    for (int i = 0; i < (changing ? 8 : 1); i++)
         read_all(layouts[header.layout & 3], (header.how & 1) != 0, changing);
     if (changing) {
         atomic_store(&stop, true);

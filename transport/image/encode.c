@@ -27,7 +27,7 @@ struct encoder {
     bool sorted;
 };
 
-uint32_t zh_image_steps = UINT32_C(1) << 25;
+uint32_t zh_image_steps = UINT32_C(1) << 27;
 
 static uint8_t *encode_struct(struct encoder *e, const struct zh_layout *layout, const uint8_t *at,
                               uint8_t *p);
@@ -44,14 +44,15 @@ static __attribute__((noinline, cold)) uint8_t *fail(struct encoder *e, int erro
 static __attribute__((noinline)) uint8_t *grow(struct encoder *e, uint8_t *p, size_t bytes)
 {
     size_t used = (size_t)(e->end - p), room = (size_t)(e->end - e->memory) * 2;
-
     /* A little beyond the limit, for what is reserved and then not needed. */
-    if (used + bytes > ZH_IMAGE_MOST + CHUNK * (size_t)ZH_VARINT_MOST)
+    const size_t most = ZH_IMAGE_MOST + CHUNK * (size_t)ZH_VARINT_MOST;
+
+    if (bytes > most - used)
         return fail(e, -EMSGSIZE);
-    if (room < FIRST_ROOM)
-        room = FIRST_ROOM;
     while (room < used + bytes)
         room *= 2;
+    if (room > most)
+        room = most;
     uint8_t *memory = malloc(room);
     if (memory == NULL)
         return fail(e, -ENOMEM);
@@ -337,8 +338,10 @@ static uint8_t *put_array(struct encoder *e, const struct zh_field *field, struc
         if (field->kind == ZH_SUBMESSAGE) {
             zh_ref ref = zh_load64(element);
             p = ref == 0 ? fail(e, -EFAULT) : put_message(e, field, ref, p);
+        } else if (field->width < 16 || step(e, 1)) {
+            p = put_value(e, field, element, p);
         } else {
-            p = step(e, 1) ? put_value(e, field, element, p) : NULL;
+            p = NULL;
         }
     }
     return p;

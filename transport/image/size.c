@@ -121,8 +121,9 @@ static int64_t size_array(struct sizer *s, const struct zh_field *field, const u
         return -EFAULT;
     if (field->width == 16 || field->kind == ZH_SUBMESSAGE) {
         for (uint32_t i = 0; i < slot.count; i++, from += field->width) {
-            if (s->steps-- == 0 || sum > ZH_IMAGE_MOST)
+            if (s->steps == 0 || sum > ZH_IMAGE_MOST)
                 return -EMSGSIZE;
+            s->steps--;
             zh_ref ref = field->width == 16 ? 1 : zh_load64(from);
             if (ref == 0)
                 bytes = -EFAULT;

@@ -4,6 +4,9 @@
 
 #include "zerohop/image.h"
 
+/* Arrays of fixed width are copied as they are. */
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "wire and image have one byte order");
+
 #define ZH_LIKELY(condition) __builtin_expect(!!(condition), 1)
 #define ZH_UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 
@@ -89,8 +92,8 @@ bool zh_utf8_valid(const uint8_t *text, size_t bytes);
 /*
  * Steps that encoding, sizing or copying of one message may take: one for each struct (more for one
  * of many fields) and each text in an array. No limit of output or depth ends a message soon whose
- * empty structs refer to each other again and again; a message that was built without sharing and
- * takes as many has gigabytes. A variable, for tests to lower.
+ * empty structs refer to each other again and again. One that was built without sharing has at
+ * least 16 bytes for a step, so the steps suffice for 2 GiB. A variable, for tests to lower.
  */
 extern uint32_t zh_image_steps;
 

@@ -23,8 +23,8 @@ from zerohop.codegen.elements import (
 )
 from zerohop.codegen.layout import MAP, ONEOF, OPTIONAL, REPEATED, Field, Message
 from zerohop.codegen.module import header, kind_of_call
-from zerohop.codegen.names import is_plain, unique
-from zerohop.codegen.source import RESERVED, Source
+from zerohop.codegen.names import is_plain, module_of, unique
+from zerohop.codegen.source import RESERVED, Source, top_names
 
 __all__ = ["interface_text"]
 
@@ -63,6 +63,11 @@ _API = {
     "SetInParent",
     "UnknownFields",
     "WhichOneof",
+}
+# Messages with methods of protobuf's own, which the run time adds.
+_WELL_KNOWN = {
+    f"google.protobuf.{name}": f"_well_known.{name}, "
+    for name in ("Any", "Duration", "FieldMask", "ListValue", "Struct", "Timestamp")
 }
 _ENUM_API = {"DESCRIPTOR", "Name", "Value", "items", "keys", "values"}
 
@@ -120,8 +125,11 @@ class _Interface:
         yield from _IMPORTS.splitlines()
         if self._file.service:
             yield from _SERVICE_IMPORTS.splitlines()
+        if any(message.full_name in _WELL_KNOWN for message in self._source.messages):
+            yield "import google.protobuf.internal.well_known_types as _well_known"
         yield "from zerohop import generated as _generated"
         yield from self._source.imports.lines(interface=True)
+        yield from self._exports()
         if self._file.service:
             yield from _SERVICE_TYPES.splitlines()
         yield from ["", "DESCRIPTOR: _descriptor.FileDescriptor"]
@@ -136,6 +144,20 @@ class _Interface:
                 yield from ["", f"_global_{name}: _typing.TypeAlias = {name}"]
         for index, service in enumerate(self._file.service):
             yield from self._service(service, index)
+
+    def _exports(self) -> Iterator[str]:
+        """What public imports bring; by name, since a `*` would bring DESCRIPTOR too."""
+        known = set(self._source.top_names)
+        pending = [(self._file, "")]
+        for file, through in pending:  # grows meanwhile
+            for index in file.public_dependency:
+                dependency = self._elements.files[file.dependency[index]]
+                module = through or module_of(dependency.name) or ""
+                pending.append((dependency, module))
+                for name in top_names(dependency) if module else ():
+                    if is_plain(name) and name not in known:
+                        known.add(name)
+                        yield f"from {module} import {name} as {name}"
 
     # --- types ------------------------------------------------------------------------------------
 
@@ -247,7 +269,8 @@ class _Interface:
             one for one in self._source.table.messages if one.full_name == declared.full_name
         )
         inner = indent + "    "
-        yield f"{indent}class {declared.proto.name}(_generated.Message):"
+        helper = _WELL_KNOWN.get(declared.full_name, "")
+        yield f"{indent}class {declared.proto.name}({helper}_generated.Message):"
         yield from self._source.docstring(declared.path, inner)
         for enum in self._elements.enums.values():
             if enum.around == declared.around and enum.file.name == self._file.name:

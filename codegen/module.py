@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from google.protobuf.descriptor_pb2 import MethodDescriptorProto, ServiceDescriptorProto
 from zerohop.codegen.elements import FILE_SERVICE, SERVICE_METHOD
-from zerohop.codegen.names import attribute, is_plain
+from zerohop.codegen.names import attribute, google_module_of, is_google, is_plain
 from zerohop.codegen.source import Source
 
 __all__ = ["header", "module_text"]
@@ -19,6 +19,9 @@ def module_text(source: Source) -> str:
     lines = [header(file.name), "from zerohop import generated as _generated"]
     if file.service:
         lines.append("import grpc as _grpc")
+    if is_google(file.name):
+        parent, _, name = google_module_of(file.name).rpartition(".")
+        lines.append(f"from {parent} import {name} as _google")
     lines += [*source.imports.lines(), ""]
     lines += _file(source)
     for message in file.message_type:
@@ -49,7 +52,10 @@ def _assigned(name: str, value: str) -> str:
 def _file(source: Source) -> Iterator[str]:
     yield "_FILE = _generated.file("
     yield f"    name={json.dumps(source.file.name)},"
-    yield from _bytes("descriptor", source.descriptor())
+    if is_google(source.file.name):  # the one of whichever protobuf is installed
+        yield "    descriptor=_google.DESCRIPTOR.serialized_pb,"
+    else:
+        yield from _bytes("descriptor", source.descriptor())
     yield from _bytes("table", source.table.data)
     yield from _tuple(
         "messages",

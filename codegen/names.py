@@ -8,7 +8,18 @@ from collections.abc import Iterable
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from zerohop.codegen.layout import LayoutError
 
-__all__ = ["Imports", "attribute", "docstring", "is_plain", "module_of", "output_of", "unique"]
+__all__ = [
+    "AHEAD",
+    "Imports",
+    "attribute",
+    "docstring",
+    "google_module_of",
+    "is_google",
+    "is_plain",
+    "module_of",
+    "output_of",
+    "unique",
+]
 
 # The well-known files that this package has messages for, and its own, are generated ahead.
 AHEAD = {
@@ -16,7 +27,10 @@ AHEAD = {
     for name in ("any", "duration", "empty", "field_mask", "struct", "timestamp", "wrappers")
 }
 AHEAD["zerohop/options.proto"] = "zerohop.wellknown.options_zerohop"
-_GOOGLE = "google/protobuf/"
+
+
+def is_google(file_name: str) -> bool:
+    return file_name.startswith("google/protobuf/")
 
 
 def is_plain(name: str) -> bool:
@@ -38,10 +52,10 @@ def attribute(base: str, names: Iterable[str]) -> str:
 
 
 def module_of(file_name: str) -> str | None:
-    """The module of a .proto file; None for a well-known file without one here."""
+    """The module of a .proto file; None for a file of google's without one here."""
     if file_name in AHEAD:
         return AHEAD[file_name]
-    if file_name.startswith(_GOOGLE):
+    if is_google(file_name):
         return None
     return output_of(file_name).replace("/", ".")
 
@@ -99,7 +113,7 @@ class Imports:
                 lines.append(f"import {module} as {alias}")
             elif not interface:
                 lines.append(f'{alias} = __import__("importlib").import_module("{module}")')
-        for index in self._file.public_dependency:
+        for index in [] if interface else self._file.public_dependency:
             module = module_of(self._file.dependency[index]) or ""
             if module and all(is_plain(part) for part in module.split(".")):
                 lines.append(f"from {module} import *")

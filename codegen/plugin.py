@@ -10,7 +10,7 @@ from zerohop.codegen.elements import Elements, line_of
 from zerohop.codegen.interface import interface_text
 from zerohop.codegen.layout import LayoutError, Layouts
 from zerohop.codegen.module import module_text
-from zerohop.codegen.names import output_of
+from zerohop.codegen.names import AHEAD, is_google, output_of
 from zerohop.codegen.source import Source
 
 __all__ = ["generate", "main"]
@@ -31,6 +31,7 @@ def generate(request: CodeGeneratorRequest) -> CodeGeneratorResponse:
     errors = []
     for name in request.file_to_generate:
         try:
+            _refuse_googles(name)
             source = Source(elements.files[name], elements, Layouts(elements))
             for end, text in ((".py", module_text(source)), (".pyi", interface_text(source))):
                 response.file.add(name=output_of(name) + end, content=text)
@@ -40,6 +41,13 @@ def generate(request: CodeGeneratorRequest) -> CodeGeneratorResponse:
         del response.file[:]
         response.error = "\n".join(dict.fromkeys(errors))
     return response
+
+
+def _refuse_googles(name: str) -> None:
+    if name in AHEAD:
+        raise LayoutError(name, "", f"zerohop has its module already: {AHEAD[name]}")
+    if is_google(name):
+        raise LayoutError(name, "", "zerohop has no messages for this file")
 
 
 def _located(error: LayoutError, elements: Elements) -> str:

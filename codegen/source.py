@@ -19,7 +19,7 @@ from zerohop.codegen.elements import DeclaredMessage, Elements, Path, comments
 from zerohop.codegen.layout import LayoutError, Layouts
 from zerohop.codegen.names import Imports, attribute, docstring
 
-__all__ = ["AS_BYTES", "Source"]
+__all__ = ["AS_BYTES", "RESERVED", "Source", "top_names"]
 
 # The number of the option (zerohop.as_bytes), as in proto/zerohop/options.proto.
 AS_BYTES = 72070
@@ -36,11 +36,13 @@ RESERVED = {
     "_enum",
     "_extensions",
     "_generated",
+    "_google",
     "_grpc",
     "_typing",
     "_AnyContext",
     "_AnyIterator",
     "_T",
+    "_well_known",
 }
 
 
@@ -51,11 +53,7 @@ class Source:
         self.table = layouts.table(file.name)
         self.messages = elements.messages_of(file.name)
         self._comments = comments(file)
-        self.top_names = [
-            *(message.name for message in file.message_type),
-            *(enum.name for enum in file.enum_type),
-            *(value.name for enum in file.enum_type for value in enum.value),
-        ]
+        self.top_names = top_names(file)
         self._check_names()
         self.imports = Imports(file, {*RESERVED, *self.top_names})
         for external in self.table.externals:
@@ -139,6 +137,15 @@ class Source:
             if name in taken:
                 reason = "the generated module uses this name itself"
                 raise LayoutError(self.file.name, self.top_level(name), reason)
+
+
+def top_names(file: FileDescriptorProto) -> list[str]:
+    """The messages, enums and their values that a module has by name."""
+    return [
+        *(message.name for message in file.message_type),
+        *(enum.name for enum in file.enum_type),
+        *(value.name for enum in file.enum_type for value in enum.value),
+    ]
 
 
 def has_as_bytes(field: FieldDescriptorProto) -> bool:

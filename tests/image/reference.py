@@ -161,7 +161,7 @@ class Writer:
 
 
 class Reader:
-    """Encodes an image to wire bytes: fields by number, unknown ones last, maps by key."""
+    """Encodes an image to wire bytes: by number, unknown fields last, maps in protobuf's order."""
 
     def __init__(self, root: bytes, far: Mapping[int, bytes]) -> None:
         self._segments = {0: root, **far}
@@ -240,10 +240,10 @@ class Reader:
         key = entry.fields[0]
 
         def of(at: int) -> Any:
-            if key.kind in TEXT:
-                return self._slot(at + key.offset, 1)[2]
-            code = CODES[key.kind]
-            return struct.unpack(code, self._at(at + key.offset, struct.calcsize(code)))
+            if key.kind in TEXT:  # 256: a text comes behind the longer ones that begin with it
+                return [*self._slot(at + key.offset, 1)[2], 256]
+            data = self._at(at + key.offset, struct.calcsize(CODES[key.kind]))
+            return -int.from_bytes(data, "little")
 
         return of
 

@@ -13,7 +13,8 @@ images.txt:
     [root]
     [segment NUMBER]                    from offset 0 on
     [wire]                              what zh_wire_encode makes of it, maps by key
-Keys are sorted so: numbers by value, false before true, text by its bytes.
+Keys are sorted as protobuf does where it is asked to be deterministic: numbers falling, as unsigned
+ones of their width; text by its bytes, a longer one before its own beginning.
 """
 
 from __future__ import annotations

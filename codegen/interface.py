@@ -64,16 +64,36 @@ _API = {
     "UnknownFields",
     "WhichOneof",
 }
-# Messages with methods of protobuf's own, which the run time adds.
+# Messages with methods of protobuf's own, which the run time adds. Those of Any are declared here:
+# protobuf's take protobuf's messages alone.
 _WELL_KNOWN = {
     f"google.protobuf.{name}": f"_well_known.{name}, "
-    for name in ("Any", "Duration", "FieldMask", "ListValue", "Struct", "Timestamp")
+    for name in ("Duration", "FieldMask", "ListValue", "Struct", "Timestamp")
+}
+_ANY = "google.protobuf.Any"
+_ANY_METHODS = """\
+    def Pack(
+        self,
+        msg: _generated.Message | _message.Message,
+        type_url_prefix: _builtins.str = "type.googleapis.com/",
+        deterministic: _builtins.bool | None = None,
+    ) -> None: ...
+    def Unpack(self, msg: _generated.Message | _message.Message) -> _builtins.bool: ...
+    def TypeName(self) -> _builtins.str: ...
+    def Is(self, descriptor: _descriptor.Descriptor) -> _builtins.bool: ...
+"""
+# What else a field of such a message may be given.
+_PYTHONS = {
+    ".google.protobuf.Timestamp": " | _datetime.datetime",
+    ".google.protobuf.Duration": " | _datetime.timedelta",
+    ".google.protobuf.ListValue": " | _collections.Iterable[_typing.Any]",
 }
 _ENUM_API = {"DESCRIPTOR", "Name", "Value", "items", "keys", "values"}
 
 _IMPORTS = """\
 import builtins as _builtins
 import collections.abc as _collections
+import datetime as _datetime
 import google.protobuf.descriptor as _descriptor
 import google.protobuf.internal.enum_type_wrapper as _enum
 import typing as _typing
@@ -127,6 +147,8 @@ class _Interface:
             yield from _SERVICE_IMPORTS.splitlines()
         if any(message.full_name in _WELL_KNOWN for message in self._source.messages):
             yield "import google.protobuf.internal.well_known_types as _well_known"
+        if any(message.full_name == _ANY for message in self._source.messages):
+            yield "import google.protobuf.message as _message"
         yield "from zerohop import generated as _generated"
         yield from self._source.imports.lines(interface=True)
         yield from self._exports()
@@ -193,7 +215,8 @@ class _Interface:
         """The type of one value as it may be given."""
         read = self._read(message, field)
         if field.type == _Type.TYPE_MESSAGE:
-            return f"{read} | _collections.Mapping[_builtins.str, _typing.Any]"
+            other = _PYTHONS.get(field.type_name, "")
+            return f"{read} | _collections.Mapping[_builtins.str, _typing.Any]{other}"
         if field.type == _Type.TYPE_ENUM:
             return f"{read} | _builtins.int | _builtins.str"
         return _BUFFER if field.type == _Type.TYPE_BYTES else read
@@ -201,13 +224,16 @@ class _Interface:
     def _container(self, message: DeclaredMessage, field: FieldDescriptorProto) -> str:
         entry = self._entry(field)
         value_of, value = (entry, entry.proto.field[1]) if entry else (message, field)
-        read = self._read(value_of, value)
-        key = f"{self._read(entry, entry.proto.field[0])}, " if entry else ""
+        read, written = self._read(value_of, value), self._written(value_of, value)
+        arguments = [self._read(entry, entry.proto.field[0])] if entry else []
+        arguments.append(read)
         if value.type == _Type.TYPE_MESSAGE:
-            return f"_generated.{'MessageMap' if entry else 'RepeatedMessages'}[{key}{read}]"
-        if read == "_builtins.memoryview":  # read as one type, written as another
-            return f"_generated.BytesMap[{key[:-2]}]" if entry else "_generated.RepeatedBytes"
-        return f"_generated.{'ScalarMap' if entry else 'Repeated'}[{key}{read}]"
+            name = "MessageMap" if entry else "RepeatedMessages"
+        else:
+            name = "ScalarMap" if entry else "Repeated"
+            if written != read:
+                arguments.append(written)
+        return f"_generated.{name}[{', '.join(arguments)}]"
 
     def _entry(self, field: FieldDescriptorProto) -> DeclaredMessage | None:
         declared = self._elements.messages.get(field.type_name.lstrip("."))
@@ -290,6 +316,8 @@ class _Interface:
                 yield from self._property(declared, by_name[field.name], field, inner)
         yield from self._constructor(declared, by_name, layout, inner)
         yield from self._presence(declared, layout, inner)
+        if declared.full_name == _ANY:
+            yield from _ANY_METHODS.splitlines()
 
     def _property(
         self, message: DeclaredMessage, field: FieldDescriptorProto, layout: Field, indent: str
@@ -352,14 +380,14 @@ class _Interface:
         }
         for method, (names, returned) in arguments.items():
             kind = _literal(names) if names else "_typing.Never"
-            yield f"{indent}def {method}(self, field_name: {kind}) -> {returned}: ..."
+            yield f"{indent}def {method}(self, field_name: {kind}, /) -> {returned}: ..."
         if not oneofs:
-            yield f"{indent}def WhichOneof(self, oneof_group: _typing.Never) -> None: ..."
+            yield f"{indent}def WhichOneof(self, oneof_group: _typing.Never, /) -> None: ..."
         for oneof, members in oneofs.items():
             if len(oneofs) > 1:
                 yield f"{indent}@_typing.overload"
             argument, returned = _literal([oneof]), f"{_literal(members)} | None"
-            yield f"{indent}def WhichOneof(self, oneof_group: {argument}) -> {returned}: ..."
+            yield f"{indent}def WhichOneof(self, oneof_group: {argument}, /) -> {returned}: ..."
 
     # --- services ---------------------------------------------------------------------------------
 

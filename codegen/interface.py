@@ -128,6 +128,7 @@ class _Interface:
         self._file = source.file
         self._elements: Elements = source.elements
         self._as_bytes = set(source.as_bytes())
+        self._layouts = {one.full_name: one for one in source.table.messages}
         hidden = set()
         for message in source.messages:
             hidden |= {one.name for one in message.proto.field}
@@ -155,12 +156,13 @@ class _Interface:
         if self._file.service:
             yield from _SERVICE_TYPES.splitlines()
         yield from ["", "DESCRIPTOR: _descriptor.FileDescriptor"]
-        for enum in self._elements.enums.values():
-            if enum.file.name == self._file.name and len(enum.names) == 1:
-                yield from ["", *self._enum(enum, "")]
-        for message in self._source.messages:
-            if len(message.names) == 1 and is_plain(message.names[0]):
-                yield from ["", *self._message(message, "")]
+        for enum in self._file.enum_type:
+            full_name = self._source.top_level(enum.name)
+            yield from ["", *self._enum(self._elements.enums[full_name], "")]
+        for message in self._file.message_type:
+            if is_plain(message.name):
+                full_name = self._source.top_level(message.name)
+                yield from ["", *self._message(self._elements.messages[full_name], "")]
         for name in sorted(self._hidden):
             if is_plain(name):
                 yield from ["", f"_global_{name}: _typing.TypeAlias = {name}"]
@@ -291,20 +293,17 @@ class _Interface:
     # --- messages ---------------------------------------------------------------------------------
 
     def _message(self, declared: DeclaredMessage, indent: str) -> Iterator[str]:
-        layout = next(
-            one for one in self._source.table.messages if one.full_name == declared.full_name
-        )
+        layout = self._layouts[declared.full_name]
         inner = indent + "    "
         helper = _WELL_KNOWN.get(declared.full_name, "")
         yield f"{indent}class {declared.proto.name}({helper}_generated.Message):"
         yield from self._source.docstring(declared.path, inner)
-        for enum in self._elements.enums.values():
-            if enum.around == declared.around and enum.file.name == self._file.name:
-                yield from [*self._enum(enum, inner), ""]
-        depth = len(declared.names)
-        for nested in self._source.messages:
-            is_inside = nested.names[:-1] == declared.names and len(nested.names) == depth + 1
-            if is_inside and is_plain(nested.proto.name):
+        for one in declared.proto.enum_type:
+            enum = self._elements.enums[f"{declared.full_name}.{one.name}"]
+            yield from [*self._enum(enum, inner), ""]
+        for proto in declared.proto.nested_type:
+            nested = self._elements.messages[f"{declared.full_name}.{proto.name}"]
+            if is_plain(proto.name):
                 yield from [*self._message(nested, inner), ""]
         for field in layout.fields:
             name = f"{field.name.upper()}_FIELD_NUMBER"

@@ -238,6 +238,8 @@ class Layouts:
         if declared.type == _Type.TYPE_ENUM:
             enum = self._enum(declared.type_name.lstrip("."), full_name, file.name)
             if enum.closed:
+                if len(enum.values) > 0xFFFF:
+                    raise LayoutError(file.name, full_name, "more than 65535 values")
                 made.flags |= CLOSED
                 made.closed = declared.type_name.lstrip(".")
                 made.values = tuple(sorted({number for _, number in enum.values}))
@@ -377,7 +379,8 @@ def _pack_field(one: Field, last: int) -> bytes:
 
 def _pack_table(file_name: str, messages: Sequence[Message], externals: Sequence[Message]) -> bytes:
     index = {message.full_name: n for n, message in enumerate([*messages, *externals])}
-    enums: dict[str, tuple[int, ...]] = {}
+    enums: dict[str, int] = {}
+    values: list[tuple[int, ...]] = []
     fields: list[bytes] = []
     entries = []
     defaults = b""
@@ -398,8 +401,10 @@ def _pack_table(file_name: str, messages: Sequence[Message], externals: Sequence
             if one.type is not None:
                 last = index[one.type.full_name]
             elif one.closed:
-                enums.setdefault(one.closed, one.values)
-                last = list(enums).index(one.closed)
+                if one.closed not in enums:
+                    enums[one.closed] = len(enums)
+                    values.append(one.values)
+                last = enums[one.closed]
             default = one.default.ljust(8, b"\0")
             if one.has_text:
                 default = struct.pack("<II", len(defaults), len(one.default))
@@ -409,14 +414,14 @@ def _pack_table(file_name: str, messages: Sequence[Message], externals: Sequence
             fields.append(_pack_field(one, last) + default + bytes(8))
     if len(enums) > 0xFFFF:
         raise LayoutError(file_name, "", "more than 65535 closed enums are used")
-    values = [value for each in enums.values() for value in each]
     lists = b""
     first = 0
-    for each in enums.values():
+    for each in values:
         lists += struct.pack("<II", first, len(each))
         first += len(each)
     body = b"".join([*entries, *fields, lists])
-    body += _filled(struct.pack(f"<{len(values)}i", *values)) + _filled(defaults)
+    flat = [value for each in values for value in each]
+    body += _filled(struct.pack(f"<{len(flat)}i", *flat)) + _filled(defaults)
     header = struct.pack(
         "<4sIHHHHIIII",
         MAGIC,
@@ -426,7 +431,7 @@ def _pack_table(file_name: str, messages: Sequence[Message], externals: Sequence
         len(enums),
         0,
         len(fields),
-        len(values),
+        len(flat),
         len(defaults),
         0,
     )

@@ -308,7 +308,7 @@ def test_order_of_messages_externals_and_enums(tmp_path: Path) -> None:
         tmp_path,
         other=proto2("enum F { F_ONE = 1; } message X {} message Y {} message Z {}"),
         a=proto2(
-            """import "other.proto"; enum E { E_TWO = 2; E_ONE = 1; }
+            """import "other.proto"; enum E { E_TWO = 2; E_ONE = -1; }
             message B { message C { optional Y y = 1; optional Unused.D d = 2; }
                 optional F f = 9; optional E e = 8; optional X x = 7; optional Y again = 6; }
             message Unused { enum G { G_ONE = 1; } message D { optional E e = 1; } }"""
@@ -320,7 +320,7 @@ def test_order_of_messages_externals_and_enums(tmp_path: Path) -> None:
     counts = struct.unpack_from("<4sIHHHHIIII", table.data)
     assert counts[1:] == (len(table.data), 4, 2, 2, 0, 7, 3, 0, 0)
     lists = table.data[32 + 4 * 24 + 7 * 32 :]
-    assert struct.unpack("<IIIIiiii", lists) == (0, 2, 2, 1, 1, 2, 1, 0)
+    assert struct.unpack("<IIIIiiii", lists) == (0, 2, 2, 1, -1, 2, 1, 0)
 
 
 def test_a_file_without_messages_has_a_header(tmp_path: Path) -> None:
@@ -454,6 +454,20 @@ def test_what_images_do_not_have(tmp_path: Path, text: str, error: str) -> None:
 )
 def test_what_they_put_up_with(tmp_path: Path, text: str) -> None:
     assert Protos(tmp_path, a=text).table("a.proto").messages
+
+
+@pytest.mark.parametrize(("count", "fits"), [(16379, True), (16380, False)])
+def test_words_of_oneofs_end_where_16_bits_reach(count: int, fits: bool) -> None:
+    file = FileDescriptorProto(name="a.proto", syntax="proto3")
+    message = file.message_type.add(name="T")
+    for index in range(count):
+        message.oneof_decl.add(name=f"o{index}")
+        message.field.add(name=f"f{index}", number=index + 1, type=8, label=1, oneof_index=index)
+    if fits:
+        assert Layouts([file]).message("T").fields[0].offset == 65536
+    else:
+        with pytest.raises(LayoutError, match=r"a\.proto: T: too many oneofs"):
+            Layouts([file]).message("T")
 
 
 def test_missing_dependencies_are_named() -> None:

@@ -194,7 +194,7 @@ static void memory_release(void *context, struct zh_image_block *block)
     free(block->data);
 }
 
-static const struct zh_image_memory functions = {memory_alloc, memory_release};
+static const struct zh_image_memory functions = {.alloc = memory_alloc, .release = memory_release};
 
 void message_init(struct message *m, const struct zh_layout *layout)
 {

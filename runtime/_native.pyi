@@ -150,7 +150,7 @@ class Received:
     """An image as it has come; FromString makes a message of it."""
 
 @final
-class alloc:  # noqa: N801 - used like a function
+class alloc:
     """Shared memory to be filled and then assigned to a bytes field, without a copy.
 
     A buffer; writable until a message has it. ArenaFull.
@@ -272,7 +272,7 @@ class _Call:
     def method(self) -> str | None: ...
     @property
     def writable(self) -> bool: ...
-    def send(self, message: bytes, /) -> bool:
+    def send(self, message: bytes | Snapshot, /) -> bool:
         """Post or queue one message; whether another may follow at once.
 
         After False, wait for EVENT_WRITABLE before the next one (or the call is over).
@@ -293,8 +293,8 @@ class ClientCall(_Call):
         self,
         channel: Channel,
         link: Link,
-        method: str,
-        message: bytes | None,
+        method: Any,
+        message: bytes | Snapshot | None,
         metadata: Iterable[tuple[str, str | bytes]] | None,
         deadline_ns: int,
         end: bool,
@@ -309,8 +309,8 @@ class ClientCall(_Call):
         """
     def prepare(
         self,
-        method: str,
-        message: bytes | None,
+        method: Any,
+        message: bytes | Snapshot | None,
         metadata: Iterable[tuple[str, str | bytes]] | None,
         deadline_ns: int,
         end: bool,
@@ -338,7 +338,7 @@ class ServerCall(_Call):
         code: int,
         details: str | None,
         trailing: Iterable[tuple[str, str | bytes]] | None,
-        message: bytes | None,
+        message: bytes | Snapshot | None,
         /,
     ) -> None:
         """Post the status, with the response of a unary one: the call is over."""
@@ -354,6 +354,7 @@ class Server:
     """Accepts links and admits calls."""
 
     call_type: type[ServerCall]
+    types: Callable[[str], bytes | None] | None
     resolve: Callable[[str], tuple[Any, Any, Any] | Literal[False]] | None
     submit: Callable[[Any], object] | None
     may_poll: Callable[[], bool] | None

@@ -1,7 +1,7 @@
 """What generated modules (`NAME_zerohop.py`) are made with, and the types that their messages use.
 
-Programs import the classes from the generated module; of this module they need, if any, the names in
-`__all__`, for annotations and `isinstance`.
+Programs import the classes from the generated module; of this module they need, if anything, the
+names in `__all__`, for annotations and `isinstance`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any, Final
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.internal import well_known_types
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
-
 from zerohop import _native
 from zerohop._native import (
     ArenaFull,
@@ -48,7 +47,7 @@ _CLASSES: Final[dict[str, type[Message]]] = {}
 
 
 def message_class(full_name: str) -> type[Message]:
-    """The generated class of a message, `package.Name`, whose module has been imported. KeyError."""
+    """The generated class of a message, `package.Name`. KeyError before its module is imported."""
     return _CLASSES[full_name]
 
 
@@ -109,7 +108,7 @@ def file(
 ) -> File:
     """Make the classes of a .proto file. Called by generated code only.
 
-    messages: the names within the file, in the table's order, each with its fields' names by number.
+    messages: names within the file, in the table's order, each with its fields' names by number.
     ImportError if the table is not what this version of zerohop understands.
     """
     del dependencies  # being there is all that is asked of them: their files are in the pool
@@ -131,9 +130,7 @@ def file(
         for what, (message, fields) in zip(found, messages, strict=True)
     )
     made = _native.message_classes(table, tuple(externals), specs)
-    classes = {
-        message: cls for (message, _), cls in zip(messages, made, strict=True)
-    }
+    classes = {message: cls for (message, _), cls in zip(messages, made, strict=True)}
     for (message, _), what, cls in zip(messages, found, made, strict=True):
         _furnish(cls, what, message, module, classes)
         _CLASSES[what.full_name] = cls
@@ -173,8 +170,8 @@ def _convert(message: Any, value: Any) -> None:
     assign = getattr(message, "_internal_assign", None)
     if assign is None:
         raise TypeError(
-            f"{message.DESCRIPTOR.full_name} is made of a message of its class or of a dict, not of "
-            f"{type(value).__name__}"
+            f"{message.DESCRIPTOR.full_name} is made of a message of its class or of a dict, "
+            f"not of {type(value).__name__}"
         )
     message.SetInParent()
     assign(value)

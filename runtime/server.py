@@ -163,7 +163,7 @@ class _Run:
         return None, False
 
     def _unary(self, argument: Any) -> None:
-        context, handler = self._context, self._handler
+        context = self._context
         try:
             response = self._behavior(argument, context)
         except Exception as error:
@@ -175,7 +175,7 @@ class _Run:
                 _complete(context, message)
 
     def _stream(self, argument: Any) -> None:
-        context, handler = self._context, self._handler
+        context = self._context
         if self._detached():
             try:
                 self._behavior(argument, context, self._send_response)

@@ -157,7 +157,7 @@ class _Method:
         if self._outgoing is None:
             return request  # type: ignore[no-any-return]
         try:
-            return self._outgoing(request)
+            return self._outgoing(request)  # type: ignore[no-any-return]
         except Exception as error:
             report(error, BAD_REQUEST)
             call.end(_INTERNAL, BAD_REQUEST)

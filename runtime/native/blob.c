@@ -99,6 +99,7 @@ int blob_adopt(Message *owner, const void *data, size_t bytes, struct zh_slot *s
                                  .count = (uint32_t)bytes};
         struct zh_arena *arena = zh_arena_of_uid(geteuid());
         struct zh_image_block block = blob->block;
+        block.used = blob->bytes;
         if (arena == NULL || zh_arena_ref(arena, zh_ref_segment(block.ref),
                                           (uint32_t)(zh_ref_offset(block.ref) / ZH_PAGE)) != 0)
             return 0;

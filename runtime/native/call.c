@@ -54,7 +54,7 @@ static int flush(Link *link, Call *call)
         error = link_post_call(link, &header, NULL, message, call->images, ZH_CALLS, false);
         call->flushing = false;
         if (error == 0) {
-            call->send_credit -= MESSAGE_COST(header.message_bytes);
+            call->send_credit -= MESSAGE_COST(header.message_bytes + header.outside);
             Py_CLEAR(call->outbox);
             link_starve(link, call, call->send_credit <= 0 && !call->done);
             call->sent_end = call->sent_end || (header.flags & ZH_END_STREAM) != 0;

@@ -77,8 +77,8 @@ static void too_large(Call *call, uint64_t bytes)
 /* Take the record's message into the call's inbox. */
 static void take_message(Link *link, Call *call, const struct zh_received *received, bool counts)
 {
-    uint64_t bytes = received->header.message_bytes;
     bool image = (received->header.flags & ZH_IMAGE) != 0;
+    uint64_t bytes = received->header.message_bytes + (image ? received->header.outside : 0);
 
     if (image && !call->images) {
         zh_link_fail(link->link, "an image that was not agreed upon");

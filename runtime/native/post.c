@@ -128,7 +128,9 @@ static int post_snapshot(Link *link, struct zh_record *header, const void *metad
     bool blocks;
 
     content.owner = message;
-    content.message = (const char *)snapshot_root(message, &content.message_bytes, &blocks);
+    uint32_t outside;
+    content.message =
+        (const char *)snapshot_root(message, &content.message_bytes, &outside, &blocks);
     header->flags |= ZH_HAS_MESSAGE;
     /* Where the blocks need the record's loan, everything else must fit the record. */
     images = images && !(blocks && (spill || content.metadata_bytes > ZH_INLINE_METADATA));
@@ -144,6 +146,7 @@ static int post_snapshot(Link *link, struct zh_record *header, const void *metad
     if (images) {
         header->flags |= ZH_IMAGE;
         header->message_bytes = content.message_bytes;
+        header->outside = outside;
         return blocks ? post_image(link, header, &content, keep)
                       : post(link, header, &content, keep, spill);
     }

@@ -22,6 +22,7 @@ typedef struct {
     PyObject_HEAD
     Class *cls;
     uint32_t root_bytes, block_count, blob_count;
+    uint32_t outside;             /* bytes of the message outside its root */
     struct zh_block *blocks;      /* of our arena */
     struct zh_image_block *blobs; /* of peers: `owner` is a Received, strong */
     uint8_t *root;
@@ -88,8 +89,11 @@ static Snapshot *snapshot_of(Message *message)
         PyErr_NoMemory();
         return NULL;
     }
+    uint64_t outside = 0;
     for (uint32_t i = 0; i < image->block_count; i++) {
         const struct zh_image_block *block = &image->blocks[i];
+        outside += block->used;
+        self->outside = outside > UINT32_MAX ? UINT32_MAX : (uint32_t)outside;
         if ((zh_ref_segment(block->ref) & ZH_REF_READERS) != 0) {
             self->blobs[self->blob_count++] = *block;
             Py_INCREF((PyObject *)block->owner);
@@ -116,11 +120,8 @@ static Snapshot *snapshot_of(Message *message)
 static uint64_t snapshot_bytes(PyObject *object)
 {
     const Snapshot *self = (const Snapshot *)object;
-    uint64_t bytes = self->root_bytes;
 
-    for (uint32_t i = 0; i < self->block_count; i++)
-        bytes += (uint64_t)self->blocks[i].pages * ZH_PAGE;
-    return bytes;
+    return (uint64_t)self->root_bytes + self->outside;
 }
 
 /* snapshot(message): in place of SerializeToString, for calls that may carry images. */
@@ -270,11 +271,12 @@ void holds_end(void)
     }
 }
 
-const uint8_t *snapshot_root(PyObject *object, size_t *bytes, bool *blocks)
+const uint8_t *snapshot_root(PyObject *object, size_t *bytes, uint32_t *outside, bool *blocks)
 {
     const Snapshot *self = (const Snapshot *)object;
 
     *bytes = self->root_bytes;
+    *outside = self->outside;
     *blocks = self->block_count + self->blob_count > 0;
     return self->root;
 }
@@ -311,11 +313,11 @@ PyObject *received_new(Link *link, const struct zh_received *record)
     }
     self->root_bytes = (uint32_t)bytes;
     memcpy(self->root, record->message, bytes);
+    self->record = *record;
     if ((record->header.flags & ZH_LOANED) != 0) {
         zh_link_hold(link->link);
         link->kept = true;
         self->link = link->link;
-        self->record = *record;
     }
     return (PyObject *)self;
 }
@@ -424,6 +426,7 @@ static int refer_to(struct zh_image *image, Received *received, const uint8_t *d
         .ref = zh_ref_make(segment | ZH_REF_READERS, offset),
         .data = (uint8_t *)(uintptr_t)data,
         .bytes = bytes,
+        .used = bytes,
         .owner = received,
     };
     int has = zh_image_adopt(image, &block);
@@ -507,7 +510,8 @@ uint64_t message_bytes(PyObject *message)
         return (uint64_t)PyBytes_Size(message);
     if (TYPE_OF(message) == Snapshot_Type)
         return snapshot_bytes(message);
-    return ((Received *)message)->root_bytes;
+    return (uint64_t)((Received *)message)->root_bytes +
+           ((Received *)message)->record.header.outside;
 }
 
 /* --- which methods ------------------------------------------------------------------------------

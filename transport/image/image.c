@@ -157,7 +157,7 @@ static uint8_t *alloc_blob(struct zh_image *image, size_t bytes, zh_ref *ref)
 
     if (block == NULL)
         return NULL;
-    block->used = block->bytes; /* nothing else goes there */
+    block->used = bytes;
     block->uses = 1;
     *ref = block->ref;
     return block->data;
@@ -251,7 +251,6 @@ int zh_image_adopt(struct zh_image *image, const struct zh_image_block *block)
     struct zh_image_block *added = add_block(image, block);
     if (added == NULL)
         return -ENOMEM;
-    added->used = block->bytes;
     added->uses = 1;
     added->chunk = false;
     return 0;

@@ -201,7 +201,7 @@ struct zh_image_block {
     zh_ref ref; /* of its first byte */
     uint8_t *data;
     size_t bytes;
-    size_t used;
+    size_t used;   /* of a blob: all of what its slot has */
     void *owner;   /* of whoever allocated it */
     bool chunk;    /* holds many things, structs among them */
     uint32_t uses; /* a blob: slots that refer to it */

@@ -66,8 +66,8 @@ struct zh_record {
     uint32_t page;
     uint32_t loan;
     uint32_t loan_generation;
-    uint32_t reserved;
-    uint64_t trace; /* for sampled trace contexts; zero today */
+    uint32_t outside; /* ZH_IMAGE: bytes of the image outside its root, as its sender says */
+    uint64_t trace;   /* for sampled trace contexts; zero today */
 };
 
 _Static_assert(sizeof(struct zh_record) == 64, "the header is half a slot");

@@ -282,6 +282,11 @@ int message_writable(Message *self)
                      self->cls->name);
         return -1;
     }
+    /* Committing memory lets other threads run. */
+    if (root->busy) {
+        PyErr_Format(PyExc_RuntimeError, "%U is being changed by another thread", self->cls->name);
+        return -1;
+    }
     if (self->absent && materialize(self) != 0)
         return -1;
     if (root->lent && self->base == &self->fixed)
@@ -358,7 +363,8 @@ int message_clear(Message *self)
         message_refresh(self);
     if (self->absent)
         return self->root->readonly ? message_writable(self) : 0;
-    if (self->root == self && self->parts == NULL && self->exports == 0 && !self->readonly) {
+    if (self->root == self && self->parts == NULL && self->exports == 0 && !self->readonly &&
+        !self->busy) {
         /* Nobody else knows this memory. */
         zh_image_free(&self->image);
         memset(self->inside, 0, self->cls->inside);
@@ -396,9 +402,11 @@ int message_copy(Message *self, Message *from)
     if (error == 0) {
         message_space(from, &space);
         error = zh_image_settle(&self->root->image);
+        self->root->busy = true;
         if (error == 0)
             error = zh_image_copy(&self->root->image, self->cls->layout, message_struct(self),
                                   &space, message_struct(from));
+        self->root->busy = false;
         if (error != 0)
             image_error(error);
     }
@@ -430,9 +438,11 @@ static int merge_wire(Message *self, const uint8_t *bytes, size_t count)
     if (message_writable(self) != 0)
         return -1;
     int error = zh_image_settle(&self->root->image);
+    self->root->busy = true;
     if (error == 0)
         error = zh_wire_decode(&self->root->image, self->cls->layout, message_struct(self), bytes,
                                count);
+    self->root->busy = false;
     return error == 0 ? 0 : image_error(error);
 }
 

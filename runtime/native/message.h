@@ -67,6 +67,7 @@ struct Message {
     bool absent;
     bool readonly;         /* root: received */
     bool lent;             /* root: a peer may be reading its blocks */
+    bool busy;             /* root: the image library holds pointers into it */
     struct zh_image image; /* root only */
     uint8_t inside[];
 };

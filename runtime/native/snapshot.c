@@ -92,6 +92,8 @@ static Snapshot *snapshot_of(Message *message)
     uint64_t outside = 0;
     for (uint32_t i = 0; i < image->block_count; i++) {
         const struct zh_image_block *block = &image->blocks[i];
+        if (!block->chunk && block->uses == 0)
+            continue; /* kept for those who still read it */
         outside += block->used;
         self->outside = outside > UINT32_MAX ? UINT32_MAX : (uint32_t)outside;
         if ((zh_ref_segment(block->ref) & ZH_REF_READERS) != 0) {

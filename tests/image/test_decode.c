@@ -261,6 +261,19 @@ static void test_zeros_between(void)
     message_free(&m);
     wire_free(&w);
 
+    /* An array that has grown into a block with room for more. */
+    for (int i = 0; i < 1500; i++)
+        wire_number(&w, 12, 1);
+    message_init(&m, &thing);
+    CHECK_EQ(message_decode(&m, w.data, w.used), 0);
+    slot = zh_load_slot(message_at(&m) + field_of(&thing, 12)->offset);
+    data = zh_image_at(&m.image, slot.ref);
+    CHECK(slot.count == 1500 && slot.room > 4 * slot.count && slot.room >= ZH_IMAGE_BLOB);
+    for (uint32_t i = 4 * slot.count; i < slot.room; i++)
+        CHECK_EQ(data[i], 0);
+    message_free(&m);
+    wire_free(&w);
+
     /* A member of a oneof over a wider one. */
     wire_bytes(&w, 21, "something longer", 16);
     wire_number(&w, 19, 5);
@@ -331,6 +344,26 @@ static void test_maps(void)
         message_free(&m);
         wire_free(&w);
     }
+}
+
+/* An entry that was not needed, as its key was there, leaves nothing in the one that follows. */
+static void test_spare_entry(void)
+{
+    struct wire w = {0};
+    struct message m;
+    uint8_t out[64];
+
+    put_number_entry(&w, 1, 5);
+    put_number_entry(&w, 1, 6);
+    wire_bytes(&w, 24, "\x08\x02", 2); /* key 2, no value */
+    message_init(&m, &thing);
+    CHECK_EQ(message_decode(&m, w.data, w.used), 0);
+    struct zh_wire_bytes bytes = message_encode(&m, false);
+    CHECK_EQ(bytes.bytes, unhex("c2010408011006c2010408021000", out, sizeof(out)));
+    CHECK(memcmp(bytes.data, out, bytes.bytes) == 0);
+    free(bytes.memory);
+    message_free(&m);
+    wire_free(&w);
 }
 
 /* A million entries, and a map whose message is merged again and again, are not quadratic. */
@@ -501,6 +534,7 @@ int main(void)
     test_blobs();
     test_zeros_between();
     test_maps();
+    test_spare_entry();
     test_large_maps();
     test_out_of_memory();
     test_wide();

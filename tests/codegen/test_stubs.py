@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from zerohop.codegen.stubs import StubsError, compile_stubs, import_stubs
+from zerohop.codegen.stubs import StubsError, compile_stubs, import_generated, import_stubs
 
 MAIN = """syntax = "proto3";
 package stubs.test.{name};
@@ -109,6 +109,41 @@ def test_import(tmp_path: Path) -> None:
     twin.write_text(proto.read_text())
     with pytest.raises(StubsError, match="is taken in this process by"):
         import_stubs(twin)
+
+
+def test_import_of_generated_messages(tmp_path: Path) -> None:
+    proto = tmp_path / "generated-story.proto"
+    proto.write_text(
+        """syntax = "proto3"; package stubs.test.generated;
+        message Story { bytes digest = 1; }
+        service Teller { rpc Tell(Story) returns (Story); }"""
+    )
+    module = import_generated(proto)
+    assert bytes(module.Story(digest=b"once").digest) == b"once"
+    assert module.TellerStub
+    out = tmp_path / "__pycache__" / "stubs"
+    made = out / "generated_story_zerohop.py"
+    assert made.with_suffix(".pyi").is_file()
+    before = made.stat().st_ino
+    assert import_generated(proto) is module
+    assert made.stat().st_ino == before
+
+    # A change of the generator counts as one of the source.
+    stamp = out / "generated-story.zerohop.json"
+    stamp.write_text(stamp.read_text().replace('"generator": "', '"generator": "other '))
+    import_generated(proto)
+    assert made.stat().st_ino != before
+
+
+def test_stock_and_generated_stubs_beside_each_other(tmp_path: Path) -> None:
+    proto = tmp_path / "both_story.proto"
+    proto.write_text(
+        'syntax = "proto3"; package stubs.test.both; message Both { string text = 1; }'
+    )
+    messages, _ = import_stubs(proto)
+    generated = import_generated(proto)
+    wire = generated.Both(text="once").SerializeToString()
+    assert messages.Both.FromString(wire).text == "once"
 
 
 def test_many_at_once(proto: Path, tmp_path: Path) -> None:

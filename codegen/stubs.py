@@ -11,8 +11,9 @@ From a shell, the stock stubs (`python -m zerohop.protoc` makes the others):
 
     python -m zerohop.codegen.stubs hello.proto --out generated/
 
-A stamp beside the modules holds the hashes of all sources they were made from and what made them. Files appear by rename and the stamp last, so that any number of processes may
-compile the same file at once.
+A stamp beside the modules holds the hashes of all sources they were made from and what made them.
+Files appear by rename and the stamp last, so that any number of processes may compile the same file
+at once.
 """
 
 from __future__ import annotations
@@ -128,8 +129,8 @@ def _import(
     found = Path(modules[0].__file__ or "").absolute()
     if not found.is_relative_to(out):
         raise StubsError(
-            f"{modules[0].__name__} is taken in this process by {found}: protobuf can hold one file "
-            f"of a name only. Rename {proto.name} or import the stubs in another process."
+            f"{modules[0].__name__} is taken in this process by {found}: protobuf can hold one "
+            f"file of a name only. Rename {proto.name} or import the stubs in another process."
         )
     return modules
 

@@ -13,7 +13,7 @@ from time import monotonic_ns
 from typing import Any
 
 from PIL import Image
-from stage import Received, host
+from stage import HandsOn, Received, host
 from transports import Pixels, Transport
 
 THUMBNAIL_WIDTH = 200
@@ -121,22 +121,24 @@ def card(row: dict[str, Any]) -> str:
     return CARD.format(**{**row, **plain}, share=row["edge_share"], counts=html.escape(counts))
 
 
-class Catalogue:
+class Catalogue(HandsOn):
+    name = "catalogue"
+
     def __init__(self, transport: Transport, album: Album):
-        self._transport = transport
+        self.transport = transport
         self._album = album
 
     def Process(self, request: Any, context: Any) -> Any:
         received = Received.of(request)
         if received.edges is None:
             raise ValueError("the frame has no edges")
-        self._album.add(self._transport.key, received.photo, received.picture, received.edges)
+        self._album.add(self.transport.key, received.photo, received.picture, received.edges)
         compute_ns = monotonic_ns() - received.at_ns
-        return received.receipt(self._transport, "catalogue", compute_ns)
+        return received.receipt(self.transport, self.name, compute_ns)
 
     def Publish(self, request: Any, context: Any) -> Any:
         photos, frames = self._album.publish(Path(request.directory))
-        return self._transport.messages.PublishReply(photos=photos, frames=frames)
+        return self.transport.messages.PublishReply(photos=photos, frames=frames)
 
 
 def main() -> None:

@@ -1,9 +1,10 @@
-"""Pictures through four services in four processes, over grpcio and over zerohop, side by side.
+"""Pictures through four services in four processes, three ways side by side.
 
 The camera reads photographs and sends them to resize, which sends them to edges, which sends them
-to the catalogue; each is a process of its own and calls the next one with a stub that grpcio-tools
-made of vision.proto. The same processes do this over each transport in turn, in slices of half a
-second, so that whatever else the machine does falls on all alike.
+to the catalogue; each is a process of its own and calls the next one with a stub. The ways are
+grpcio and zerohop with stubs that grpcio-tools made of vision.proto, and zerohop with generated
+messages, whose pixels the next service reads where they lie. The same processes do this each way
+in turn, in slices of half a second, so that whatever else the machine does falls on all alike.
 
 Start with resize.py to see what a service looks like, and with transports.py for what differs.
 """
@@ -31,6 +32,8 @@ from transports import BY_KEY, TRANSPORTS, Transport
 
 SLICE_SECONDS = 0.5
 WARM_UP_SECONDS = 0.4
+# Of the time, for pictures that are handed on.
+HAND_ON_SHARE = 0.2
 
 EXAMPLES = """examples:
   python samples/vision/demo.py
@@ -43,8 +46,9 @@ EXAMPLES = """examples:
 class Progress:
     """One line that is written over on a terminal; elsewhere a line per second."""
 
-    def __init__(self, seconds: float):
+    def __init__(self, seconds: float, what: str):
         self._seconds = seconds
+        self._what = what
         self._terminal = sys.stdout.isatty()
         self._started = self._last = time.monotonic()
 
@@ -54,7 +58,7 @@ class Progress:
             return
         self._last = now
         share = min(1.0, (now - self._started) / self._seconds)
-        parts = [f"{share:4.0%}"]
+        parts = [f"{share:4.0%} {self._what}"]
         for result in results:
             if result.frames:
                 hop = percentile([ns for hop in result.latency_ns for ns in hop[-200:]], 50) / 1e3
@@ -71,7 +75,9 @@ class Progress:
             print("\r\033[K", end="", flush=True)
 
 
-def measure(row: Row, transports: Sequence[Transport], seconds: float) -> list[Results]:
+def measure(
+    row: Row, transports: Sequence[Transport], seconds: float, hand_on: bool
+) -> list[Results]:
     """Let the camera shoot over each transport in turn until the time is up."""
     channels = [transport.channel(row.directory, "camera") for transport in transports]
     try:
@@ -81,15 +87,16 @@ def measure(row: Row, transports: Sequence[Transport], seconds: float) -> list[R
         ]
         results = [Results(transport) for transport in transports]
         for transport, camera in zip(transports, cameras, strict=True):
-            shoot(camera, transport, WARM_UP_SECONDS)
+            shoot(camera, transport, WARM_UP_SECONDS, hand_on)
         slice_seconds = min(SLICE_SECONDS, seconds / len(transports) / 2)
         rounds = max(1, round(seconds / slice_seconds / len(transports)))
-        progress = Progress(rounds * slice_seconds * len(transports))
+        what = "handed on" if hand_on else "processed"
+        progress = Progress(rounds * slice_seconds * len(transports), what)
         for number in range(rounds):
             order = list(zip(results, cameras, strict=True))
             for result, camera in order if number % 2 == 0 else reversed(order):
                 before = row.counters(result.transport)
-                reply = shoot(camera, result.transport, slice_seconds)
+                reply = shoot(camera, result.transport, slice_seconds, hand_on)
                 after = row.counters(result.transport)
                 after.subtract(before)
                 result.add(reply, after)
@@ -101,8 +108,9 @@ def measure(row: Row, transports: Sequence[Transport], seconds: float) -> list[R
             channel.close()
 
 
-def shoot(camera: Any, transport: Transport, seconds: float) -> Any:
-    request = transport.messages.ShootRequest(milliseconds=max(1, round(seconds * 1000)))
+def shoot(camera: Any, transport: Transport, seconds: float, hand_on: bool) -> Any:
+    milliseconds = max(1, round(seconds * 1000))
+    request = transport.messages.ShootRequest(milliseconds=milliseconds, hand_on=hand_on)
     return camera.Shoot(request, timeout=seconds + 30)
 
 
@@ -125,19 +133,24 @@ def run(transports: Sequence[Transport], seconds: float, size: str, out: Path) -
     print("Starting camera, resize, edges and catalogue ...", flush=True)
     with running(transports, size) as row:
         try:
-            results = measure(row, transports, seconds)
+            results = measure(row, transports, seconds * (1 - HAND_ON_SHARE), hand_on=False)
+            handed_on = measure(row, transports, seconds * HAND_ON_SHARE, hand_on=True)
             published = publish(row, transports[0], out)
         except grpc.RpcError as error:
             time.sleep(0.2)  # what broke the call may be about to end
             if ended := row.ended():
                 raise row.failure(ended[0]) from error
             raise RowError(f"a call failed: {error.code().name}: {error.details()}") from error
-    measured = {"size": size, "transports": {r.transport.key: r.as_json() for r in results}}
+    measured = {
+        "size": size,
+        "transports": {r.transport.key: r.as_json() for r in results},
+        "handed_on": {r.transport.key: r.as_json() for r in handed_on},
+    }
     (out / "vision.json").write_text(json.dumps(measured, indent=1) + "\n")
     from chart import draw  # half a second of imports, after the measurement
 
     draw(results, out / "vision.png", size)
-    print(f"\n{table(results)}\n")
+    print(f"\n{table(results, handed_on)}\n")
     print(f"{published.photos} photographs in {published.frames:,} frames: {out / 'index.html'}")
     print(f"Chart: {out / 'vision.png'}    Figures: {out / 'vision.json'}")
 
@@ -148,7 +161,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     keys = [transport.key for transport in TRANSPORTS]
     parser.add_argument(
-        "--seconds", type=float, default=20.0, help="how long to measure (default: %(default)g)"
+        "--seconds", type=float, default=24.0, help="how long to measure (default: %(default)g)"
     )
     parser.add_argument(
         "--size", default="800x600", help="what the camera delivers (default: %(default)s)"

@@ -6,7 +6,7 @@ from time import monotonic_ns
 from typing import Any
 
 import numpy as np
-from stage import Received, frame, host
+from stage import HandsOn, Received, frame, host
 from transports import Pixels, Transport
 
 
@@ -20,20 +20,22 @@ def sobel(picture: Pixels, into: Pixels) -> None:
     np.minimum(strength >> 2, 255, out=into[1:-1, 1:-1, 0], casting="unsafe")
 
 
-class Edges:
+class Edges(HandsOn):
+    name = "edges"
+
     def __init__(self, transport: Transport, next_stage: Any):
-        self._transport = transport
-        self._next = next_stage
+        self.transport = transport
+        self.next_stage = next_stage
 
     def Process(self, request: Any, context: Any) -> Any:
         received = Received.of(request)
         height, width, _ = received.picture.shape
-        edges = self._transport.canvas((height, width, 1))
+        edges = self.transport.canvas((height, width, 1))
         sobel(received.picture, into=edges)
         compute_ns = monotonic_ns() - received.at_ns
-        onward = frame(self._transport, received.photo, received.picture, edges)
-        receipt = self._next.Process(onward, timeout=10)
-        return received.receipt(self._transport, "edges", compute_ns, receipt.hops)
+        onward = frame(self.transport, received.photo, request.picture, edges)
+        receipt = self.next_stage.Process(onward, timeout=10)
+        return received.receipt(self.transport, self.name, compute_ns, receipt.hops)
 
 
 def add_to(transport: Transport, directory: str, server: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from stage import Received, frame, host
+from stage import HandsOn, Received, frame, host
 from transports import Pixels, Transport
 
 
@@ -18,19 +18,22 @@ def halve(picture: Pixels, into: Pixels) -> None:
     np.copyto(into, np.asarray(image.reduce(2)))
 
 
-class Resize:
+class Resize(HandsOn):
+    name = "resize"
+
     def __init__(self, transport: Transport, next_stage: Any):
-        self._transport = transport
-        self._next = next_stage
+        self.transport = transport
+        self.next_stage = next_stage
 
     def Process(self, request: Any, context: Any) -> Any:
         received = Received.of(request)
         height, width, channels = received.picture.shape
-        smaller = self._transport.canvas((height // 2, width // 2, channels))
+        smaller = self.transport.canvas((height // 2, width // 2, channels))
         halve(received.picture, into=smaller)
         compute_ns = monotonic_ns() - received.at_ns
-        receipt = self._next.Process(frame(self._transport, received.photo, smaller), timeout=10)
-        return received.receipt(self._transport, "resize", compute_ns, receipt.hops)
+        onward = frame(self.transport, received.photo, smaller)
+        receipt = self.next_stage.Process(onward, timeout=10)
+        return received.receipt(self.transport, self.name, compute_ns, receipt.hops)
 
 
 def add_to(transport: Transport, directory: str, server: Any) -> None:

@@ -19,11 +19,21 @@ DEFINITION = (
     "freed, so that its trips to the kernel do not blur the comparison."
 )
 
+HANDED_ON = (
+    "A picture handed on goes from the camera through resize and edges to the catalogue as it came:\n"
+    "each service puts what it has received into the next message."
+)
+
 # What grpcio does at the least with a message between serializer and deserializer.
 GRPCIO_COPIES = 3
 GRPCIO_NOTE = (
     f">= computed, not counted: {GRPCIO_COPIES} x the payload (into the kernel, out of it, into "
-    "Python's bytes)"
+    "Python's bytes)."
+)
+COUNTED_NOTE = (
+    "Bytes copied by zerohop are counted by zerohop.stats() in all services: on the way, as\n"
+    "bytes_copied, and into generated messages by assignment, as bytes_built (their text is in it).\n"
+    "What protobuf's own messages copy when they are built, serialized and parsed is in no figure."
 )
 
 
@@ -71,7 +81,15 @@ class Results:
         """In bytes; see `copied_is_counted`."""
         if not self.copied_is_counted:
             return float(GRPCIO_COPIES * sum(self.payload))
-        return self.counters["bytes_copied"] / self.frames if self.frames else float("nan")
+        return self._per_frame("bytes_copied")
+
+    @property
+    def built_per_frame(self) -> float:
+        """Bytes copied into generated messages when something is assigned."""
+        return self._per_frame("bytes_built")
+
+    def _per_frame(self, counter: str) -> float:
+        return self.counters[counter] / self.frames if self.frames else float("nan")
 
     @property
     def copied_is_counted(self) -> bool:
@@ -100,6 +118,7 @@ class Results:
             },
             "bytes_copied_per_frame": round(self.copied_per_frame),
             "bytes_copied_is": "counted" if self.copied_is_counted else "computed, at least",
+            "bytes_built_per_frame": round(self.built_per_frame),
             "counters": dict(self.counters),
         }
 
@@ -108,7 +127,7 @@ def _spread(values_ns: Sequence[int]) -> dict[str, float]:
     return {f"p{percent}": round(percentile(values_ns, percent) / 1e3, 1) for percent in (50, 99)}
 
 
-def table(results: Sequence[Results]) -> str:
+def table(results: Sequence[Results], handed_on: Sequence[Results]) -> str:
     """For the terminal; the first transport is what the others are compared with."""
     titles = ["", "payload"]
     for result in results:
@@ -118,22 +137,24 @@ def table(results: Sequence[Results]) -> str:
     for number, name in enumerate(HOPS):
         rows.append([name, f"{results[0].payload[number] / 1024:,.0f} KiB", *_us(results, number)])
     rows.append(["the whole row", "", *_frame_ms(results)])
+    size = handed_on[0].payload[0]
+    rows.append(["a picture handed on", f"{size / 1024:,.0f} KiB", *_frame_ms(handed_on)])
     lines = _align(rows)
     lines.insert(1, "-" * len(lines[0]))
 
     facts = [["", *(result.transport.label for result in results)]]
     facts.append(["frames per second", *(f"{result.fps:,.1f}" for result in results)])
-    facts.append(["bytes copied per frame", *(_copied(result) for result in results)])
-    facts.append(["frames measured", *(f"{result.frames:,}" for result in results)])
+    facts += _copies("bytes copied per frame", results)
+    facts += _copies("bytes copied, handed on", handed_on)
+    measured = [result.frames + other.frames for result, other in zip(results, handed_on, strict=True)]
+    facts.append(["frames measured", *(f"{frames:,}" for frames in measured)])
     for name in results[0].compute_ns:
         mean = [result.compute_ns[name] / max(result.frames, 1) / 1e6 for result in results]
         facts.append([f"own work of {name}", *(f"{ms:.2f} ms" for ms in mean)])
-    lines += ["", *_align(facts), "", DEFINITION]
+    lines += ["", *_align(facts), "", DEFINITION, HANDED_ON]
     if not all(result.copied_is_counted for result in results):
-        lines.append(f"{GRPCIO_NOTE}.")
-    if any(result.copied_is_counted for result in results):
-        lines.append("Bytes copied by zerohop are counted by zerohop.stats() in all services.")
-    lines.append("protobuf's own copies, the same on every way, are in neither figure.")
+        lines.append(GRPCIO_NOTE)
+    lines.append(COUNTED_NOTE)
     return "\n".join(lines)
 
 
@@ -159,8 +180,12 @@ def _compared(times: Sequence[float]) -> list[str]:
     ]
 
 
-def _copied(result: Results) -> str:
-    return ("" if result.copied_is_counted else ">= ") + f"{result.copied_per_frame:,.0f}"
+def _copies(title: str, results: Sequence[Results]) -> list[list[str]]:
+    """A line for copies on the way, and one for those of generated messages."""
+    sign = ["" if result.copied_is_counted else ">= " for result in results]
+    copied = [f"{mark}{r.copied_per_frame:,.0f}" for mark, r in zip(sign, results, strict=True)]
+    built = [f"{r.built_per_frame:,.0f}" if r.transport.generated else "-" for r in results]
+    return [[title, *copied], ["  and by assignment", *built]]
 
 
 def _align(rows: list[list[str]]) -> list[str]:

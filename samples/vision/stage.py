@@ -17,7 +17,8 @@ from transports import BY_KEY, Pixels, Transport
 def view(image: Any) -> Pixels:
     """The pixels of a received Image as an array, rows `stride` bytes apart; copies nothing.
 
-    `image.pixels` is read once: protobuf's own messages make new bytes of it each time.
+    `image.pixels` is read once: protobuf's own messages make new bytes of it each time. Those of
+    generated messages are a memoryview of the sender's memory, which lives as long as the view.
     """
     shape = (image.height, image.width, image.channels)
     return np.ndarray(
@@ -68,15 +69,34 @@ class Received:
         return transport.messages.Receipt(hops=[hop, *later])
 
 
-def frame(transport: Transport, photo: str, picture: Pixels, edges: Pixels | None = None) -> Any:
-    """The message that takes a picture to the next service; its clock starts here."""
+def frame(transport: Transport, photo: str, picture: Any, edges: Pixels | None = None) -> Any:
+    """The message that takes a picture to the next service; its clock starts here.
+
+    A picture of our own is an array; one that is handed on is the received Image.
+    """
     sent_ns = monotonic_ns()
     return transport.messages.Frame(
         photo=photo,
         sent_ns=sent_ns,
-        picture=pack(transport, picture),
+        picture=pack(transport, picture) if isinstance(picture, np.ndarray) else picture,
         edges=None if edges is None else pack(transport, edges),
     )
+
+
+class HandsOn:
+    """What all services behind the camera can do: hand a picture on as it came."""
+
+    transport: Transport
+    name: str
+    next_stage: Any = None  # the last one has none
+
+    def HandOn(self, request: Any, context: Any) -> Any:
+        received = Received.of(request)
+        if self.next_stage is None:
+            return received.receipt(self.transport, self.name, compute_ns=0)
+        onward = frame(self.transport, request.photo, request.picture)
+        receipt = self.next_stage.HandOn(onward, timeout=10)
+        return received.receipt(self.transport, self.name, 0, receipt.hops)
 
 
 def host(name: str, add_to: Callable[[Transport, str, Any], None]) -> None:

@@ -2,11 +2,16 @@
 
 A way more is one entry more in TRANSPORTS; services, measurement, table and chart take all
 that the list names.
+
+What changes when one moves from stock messages to generated ones is in three of an entry's lines:
+which modules are imported, where pixels are computed, and what a message is given of them. The
+services are the same, and so are the modules that serve and call.
 """
 
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from zerohop.codegen.stubs import import_stubs
+from zerohop.codegen.stubs import import_generated, import_stubs
 
 Pixels = NDArray[np.uint8]
 
@@ -31,6 +36,12 @@ def stock_stubs() -> tuple[Any, Any]:
     return import_stubs(PROTO)
 
 
+def generated_stubs() -> tuple[Any, Any]:
+    """The same of zerohop's generator, which makes one module: python -m zerohop.protoc."""
+    module = import_generated(PROTO)
+    return module, module
+
+
 @dataclass(frozen=True)
 class Transport:
     """One way: which module serves and calls, with which messages, at which addresses."""
@@ -40,10 +51,15 @@ class Transport:
     module: str  # "grpc", or what has the same interfaces
     address: str  # for str.format, with {directory} and {name}
     counted: bool  # whether the module has stats()
-    # What the generated messages want of pixels: room to compute them in, and the field's value.
+    # What the messages want of pixels: room to compute them in, and the value of a bytes field.
     canvas: Callable[[tuple[int, ...]], Pixels]
     pixels: Callable[[Pixels], Any]
     load_stubs: Callable[[], tuple[Any, Any]] = stock_stubs
+
+    @property
+    def generated(self) -> bool:
+        """Whether the messages are zerohop's."""
+        return self.load_stubs is generated_stubs
 
     @cached_property
     def rpc(self) -> Any:
@@ -87,6 +103,18 @@ def _to_bytes(pixels: Pixels) -> bytes:
     return pixels.tobytes()
 
 
+def _shared(shape: tuple[int, ...]) -> Pixels:
+    """Memory that the next service will read where it lies."""
+    import zerohop  # here, so that grpcio alone needs nothing else
+
+    return np.ndarray(shape, np.uint8, buffer=zerohop.alloc(math.prod(shape)))
+
+
+def _as_is(pixels: Pixels) -> Pixels:
+    """Generated messages take any buffer, and keep one of zerohop.alloc's as it is."""
+    return pixels
+
+
 TRANSPORTS = (
     Transport(
         key="grpcio",
@@ -99,12 +127,22 @@ TRANSPORTS = (
     ),
     Transport(
         key="zerohop",
-        label="zerohop, shared memory",
+        label="zerohop, stock stubs",
         module="zerohop",
         address="shm:{directory}/{name}.sock",
         counted=True,
         canvas=_empty,
         pixels=_to_bytes,
+    ),
+    Transport(
+        key="generated",
+        label="zerohop, generated messages",
+        module="zerohop",
+        address="shm:{directory}/{name}.sock",
+        counted=True,
+        canvas=_shared,
+        pixels=_as_is,
+        load_stubs=generated_stubs,
     ),
 )
 

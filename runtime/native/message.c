@@ -379,8 +379,14 @@ int message_clear(Message *self)
 
 int message_copy(Message *self, Message *from)
 {
+    return message_copy_counted(self, from, ZH_STAT_BYTES_BUILT);
+}
+
+int message_copy_counted(Message *self, Message *from, enum zh_stat stat)
+{
     Message *between = NULL;
     struct zh_space space;
+    uint64_t copied = 0;
     int error;
 
     if (self == from)
@@ -390,7 +396,7 @@ int message_copy(Message *self, Message *from)
     if (self->root == from->root) {
         /* One may lie in the other. */
         between = message_new(from->cls);
-        if (between == NULL || message_copy(between, from) != 0) {
+        if (between == NULL || message_copy_counted(between, from, stat) != 0) {
             Py_XDECREF((PyObject *)between);
             return -1;
         }
@@ -405,8 +411,9 @@ int message_copy(Message *self, Message *from)
         self->root->busy = true;
         if (error == 0)
             error = zh_image_copy(&self->root->image, self->cls->layout, message_struct(self),
-                                  &space, message_struct(from));
+                                  &space, message_struct(from), &copied);
         self->root->busy = false;
+        zh_stat_add(stat, copied);
         if (error != 0)
             image_error(error);
     }

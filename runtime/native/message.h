@@ -115,8 +115,10 @@ bool message_owns(Message *self, zh_ref ref);
 void message_drop(Message *self, zh_ref ref);
 /* Forget everything; parts keep what they had. */
 int message_clear(Message *self);
-/* Replace by a copy of another message of the same class. 0, or -1 with an exception. */
+/* Replace by a copy of another message of the same class, counted as `bytes_built` or as told.
+ * 0, or -1 with an exception. */
 int message_copy(Message *self, Message *from);
+int message_copy_counted(Message *self, Message *from, enum zh_stat stat);
 int message_merge(Message *self, Message *from);
 int message_parse(Message *self, PyObject *buffer);
 /* New bytes. */

@@ -143,13 +143,11 @@ static PyObject *native_snapshot(PyObject *Py_UNUSED(module), PyObject *object)
     Message *copy = message_new(message->cls);
     if (copy != NULL)
         copy->image.memory = &forwarding_memory; /* a peer's blobs are handed on as they are */
-    if (copy == NULL || message_copy(copy, message) != 0) {
+    if (copy == NULL || message_copy_counted(copy, message, ZH_STAT_BYTES_COPIED) != 0) {
         Py_XDECREF((PyObject *)copy);
         return NULL;
     }
     Snapshot *self = snapshot_of(copy);
-    if (self != NULL)
-        zh_stat_add(ZH_STAT_BYTES_COPIED, snapshot_bytes((PyObject *)self));
     Py_DECREF((PyObject *)copy);
     return (PyObject *)self;
 }
@@ -212,6 +210,7 @@ static Snapshot *localized(Snapshot *self)
     const uint8_t *at = zh_space_root(&space, self->cls->layout);
     Message *copy = message_new(self->cls);
     Snapshot *made = NULL;
+    uint64_t copied = 0;
 
     if (copy != NULL) {
         int error = at == NULL ? -EFAULT : zh_image_settle(&copy->image);
@@ -222,8 +221,7 @@ static Snapshot *localized(Snapshot *self)
             image_error(error);
         else
             made = snapshot_of(copy);
-        if (made != NULL)
-            zh_stat_add(ZH_STAT_BYTES_COPIED, snapshot_bytes((PyObject *)made));
+        zh_stat_add(ZH_STAT_BYTES_COPIED, copied);
     }
     Py_XDECREF((PyObject *)copy);
     return made;

@@ -10,6 +10,7 @@ struct copier {
     struct zh_image *image;
     const struct zh_space *space;
     uint64_t left; /* bytes that may still be allocated */
+    uint64_t copied;
     uint32_t steps;
     int depth; /* how many more messages may lie in each other */
 };
@@ -55,6 +56,7 @@ static int copy_bytes(struct copier *c, struct zh_slot slot, uint32_t width, uin
     if (error != 0)
         return error;
     memcpy(*data, from, bytes);
+    c->copied += bytes;
     memset(*data + bytes, 0, room - bytes);
     zh_store_slot(to, ref, slot.count, (uint32_t)room);
     return 0;
@@ -219,7 +221,7 @@ static int copy_struct(struct copier *c, const struct zh_layout *layout, uint8_t
 }
 
 int zh_image_copy(struct zh_image *image, const struct zh_layout *layout, uint8_t *to,
-                  const struct zh_space *space, const uint8_t *from)
+                  const struct zh_space *space, const uint8_t *from, uint64_t *copied)
 {
     struct copier c = {
         .image = image,
@@ -230,5 +232,7 @@ int zh_image_copy(struct zh_image *image, const struct zh_layout *layout, uint8_
     };
 
     to = zh_settle_at(image, to);
-    return to == NULL ? -ENOMEM : copy_struct(&c, layout, to, from);
+    int error = to == NULL ? -ENOMEM : copy_struct(&c, layout, to, from);
+    *copied = c.copied;
+    return error;
 }

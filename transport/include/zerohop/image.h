@@ -331,8 +331,8 @@ ZH_API int64_t zh_wire_size(const struct zh_space *space, const struct zh_layout
 /* --- whole messages -------------------------------------------------------------------------- */
 
 /* Copy the struct at `from` with all it refers to over the struct `to` of the image, which is
- * empty. Errors as above. */
+ * empty. `*copied`: bytes of text, bytes and arrays. Errors as above. */
 ZH_API int zh_image_copy(struct zh_image *image, const struct zh_layout *layout, uint8_t *to,
-                         const struct zh_space *space, const uint8_t *from);
+                         const struct zh_space *space, const uint8_t *from, uint64_t *copied);
 
 #endif

@@ -26,16 +26,14 @@ def view(image: Any) -> Pixels:
     )
 
 
-def pack(transport: Transport, pixels: Pixels) -> Any:
-    """An Image that holds `pixels`."""
-    height, width, channels = pixels.shape
-    return transport.messages.Image(
-        width=width,
-        height=height,
-        channels=channels,
-        stride=width * channels,
-        pixels=transport.pixels(pixels),
-    )
+def pack(transport: Transport, pixels: Pixels, image: Any) -> None:
+    """Fill the Image of a message with `pixels`.
+
+    An Image made apart would be copied when it is put into the message, as protobuf does.
+    """
+    image.height, image.width, image.channels = pixels.shape
+    image.stride = image.width * image.channels
+    image.pixels = transport.pixels(pixels)
 
 
 @dataclass
@@ -74,13 +72,14 @@ def frame(transport: Transport, photo: str, picture: Any, edges: Pixels | None =
 
     A picture of our own is an array; one that is handed on is the received Image.
     """
-    sent_ns = monotonic_ns()
-    return transport.messages.Frame(
-        photo=photo,
-        sent_ns=sent_ns,
-        picture=pack(transport, picture) if isinstance(picture, np.ndarray) else picture,
-        edges=None if edges is None else pack(transport, edges),
-    )
+    message = transport.messages.Frame(photo=photo, sent_ns=monotonic_ns())
+    if isinstance(picture, np.ndarray):
+        pack(transport, picture, message.picture)
+    else:
+        message.picture.CopyFrom(picture)
+    if edges is not None:
+        pack(transport, edges, message.edges)
+    return message
 
 
 class HandsOn:

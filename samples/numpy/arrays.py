@@ -50,8 +50,8 @@ def no_room(who: str, count: int, error: zerohop.ArenaFull) -> str:
     """What to do where there is no shared memory for an array of `count` bytes."""
     return (
         f"the {who} has no shared memory for {count / 1e6:,.0f} MB: {error}\n"
-        f"Start it with a higher limit, as in ZEROHOP_ARENA_LIMIT={4 * count} (bytes; the default is "
-        "1 GiB, or 1/8 of the available memory if that is less), or send less: --megabytes 10"
+        f"Start it with a higher limit, as in ZEROHOP_ARENA_LIMIT={4 * count} (bytes; the default "
+        "is 1 GiB, or 1/8 of the available memory if that is less), or send less: --megabytes 10"
     )
 
 

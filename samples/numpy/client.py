@@ -38,10 +38,10 @@ def call(calculator: arrays_zerohop.CalculatorStub, rows: int) -> None:
         sys.exit("the server has read other numbers than the client wrote")
     if reply.doubled_crc32 != zlib.crc32(doubled) or doubled.sum() != 2 * total:
         sys.exit("the client reads other numbers than the server wrote")
-    size = f"{numbers.nbytes / 1e6:,.0f} MB"
+    size, way_ns = f"{numbers.nbytes / 1e6:,.0f} MB", call_ns - reply.handler_ns
     print(
         f"{size} there, {size} back: {call_ns / 1e6:,.1f} ms; the server worked for "
-        f"{reply.handler_ns / 1e6:,.1f} ms, the way took {(call_ns - reply.handler_ns) / 1e3:,.0f} us; "
+        f"{reply.handler_ns / 1e6:,.1f} ms, the way took {way_ns / 1e3:,.0f} us; "
         f"checksums {crc32:08x}, {reply.doubled_crc32:08x}: right",
         flush=True,
     )

@@ -1,4 +1,4 @@
-"""The chart: each hop's latency, and the frames per second."""
+"""The chart: each hop's latency, frames per second, and what is copied."""
 
 from __future__ import annotations
 
@@ -38,17 +38,19 @@ STYLE = {
 def draw(results: Sequence[Results], path: Path, size: str) -> None:
     """Save the chart as `path`."""
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        figure = Figure(figsize=(11.5, 2.6 + 0.95 * len(results)))  # drawn without a display
-        hops, rate = figure.subplots(1, 2, width_ratios=(7, 3))
-        figure.subplots_adjust(left=0.14, right=0.97, top=0.7, bottom=0.1, wspace=0.12)
+        figure = Figure(figsize=(14, 2.6 + 0.95 * len(results)))  # drawn without a display
+        hops, rate, copied = figure.subplots(1, 3, width_ratios=(7, 3, 3))
+        figure.subplots_adjust(left=0.115, right=0.98, top=0.7, bottom=0.1, wspace=0.12)
         _hops(hops, results)
-        _rate(rate, results)
+        _totals(rate, [result.fps for result in results], "Frames per second", "{:,.0f}")
+        copies = [(r.copied_per_frame + r.built_per_frame) / 1e6 for r in results]
+        _totals(copied, copies, "MB copied per frame", "{:,.2f}")
         figure.text(
             0.02, 0.93, f"Pictures of {size} through four services", fontsize=15, weight="bold"
         )
         figure.legend(
             *hops.get_legend_handles_labels(),
-            loc="upper left", bbox_to_anchor=(0.012, 0.91), frameon=False, ncols=len(results),
+            loc="upper left", bbox_to_anchor=(0.009, 0.91), frameon=False, ncols=len(results),
         )  # fmt: skip
         figure.savefig(path, dpi=130, facecolor="white")
 
@@ -87,14 +89,16 @@ def _hops(axes: Axes, results: Sequence[Results]) -> None:
     axes.set_title("Latency of a hop, array to array, in µs: p50, and faint to p99")
 
 
-def _rate(axes: Axes, results: Sequence[Results]) -> None:
-    rates = [result.fps for result in results]
-    colours = [COLOURS[index % len(COLOURS)] for index in range(len(results))]
-    axes.barh(range(len(results)), rates, 0.62, color=colours)
-    for place, rate in enumerate(rates):
-        axes.text(rate + max(rates) * 0.02, place, f"{rate:,.0f}", va="center", weight="bold")
-    axes.set_xlim(0, max(rates) * 1.2)
+def _totals(axes: Axes, values: Sequence[float], title: str, form: str) -> None:
+    """A bar for each way."""
+    colours = [COLOURS[index % len(COLOURS)] for index in range(len(values))]
+    axes.barh(range(len(values)), values, 0.62, color=colours)
+    longest = max(values) or 1.0
+    for place, value in enumerate(values):
+        text = form.format(value)
+        axes.text(value + longest * 0.02, place, text, va="center", weight="bold")
+    axes.set_xlim(0, longest * 1.24)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.invert_yaxis()
-    axes.set_title("Frames per second")
+    axes.set_title(title)

@@ -20,8 +20,8 @@ DEFINITION = (
 )
 
 HANDED_ON = (
-    "A picture handed on goes from the camera through resize and edges to the catalogue as it came:\n"
-    "each service puts what it has received into the next message."
+    "A picture handed on goes from the camera through resize and edges to the catalogue as it\n"
+    "came: each service puts what it has received into the next message."
 )
 
 # What grpcio does at the least with a message between serializer and deserializer.
@@ -32,8 +32,8 @@ GRPCIO_NOTE = (
 )
 COUNTED_NOTE = (
     "Bytes copied by zerohop are counted by zerohop.stats() in all services: on the way, as\n"
-    "bytes_copied, and into generated messages by assignment, as bytes_built (their text is in it).\n"
-    "What protobuf's own messages copy when they are built, serialized and parsed is in no figure."
+    "bytes_copied, and into generated messages by assignment, as bytes_built (text too). What\n"
+    "protobuf's own messages copy when they are built, serialized and parsed is in no figure."
 )
 
 
@@ -146,7 +146,9 @@ def table(results: Sequence[Results], handed_on: Sequence[Results]) -> str:
     facts.append(["frames per second", *(f"{result.fps:,.1f}" for result in results)])
     facts += _copies("bytes copied per frame", results)
     facts += _copies("bytes copied, handed on", handed_on)
-    measured = [result.frames + other.frames for result, other in zip(results, handed_on, strict=True)]
+    measured = [
+        result.frames + other.frames for result, other in zip(results, handed_on, strict=True)
+    ]
     facts.append(["frames measured", *(f"{frames:,}" for frames in measured)])
     for name in results[0].compute_ns:
         mean = [result.compute_ns[name] / max(result.frames, 1) / 1e6 for result in results]

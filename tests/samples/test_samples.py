@@ -221,23 +221,84 @@ def test_chat_survives_a_killed_member(shell: Shell, target: str) -> None:
     assert room.errors.read_text() == ""
 
 
+SHARED_MEMORY = [TARGETS["shm"], TARGETS["by-name"]]
+
+
+@pytest.mark.parametrize("form", SHARED_MEMORY, ids=["shm", "by-name"])
+def test_numpy(shell: Shell, form: str) -> None:
+    target = form.format(folder=shell.folder, unique=shell.unique)
+    server = shell.start("numpy/server.py", "--target", target)
+    assert server.line() == f"The calculator is at {target}. Ctrl-C stops it."
+    size = ("--megabytes", "20", "--calls", "2")
+    code, output, errors = shell.run("numpy/client.py", *size, "--target", target)
+    assert (code, errors) == (0, "")
+    *calls, copied, built = output.splitlines()
+    assert len(calls) == 2
+    for call in calls:
+        assert call.startswith("20 MB there, 20 MB back: ")
+        assert call.endswith(": right")
+    assert copied == "bytes_copied: 0 by the client, 0 by the server"
+    assert built == "bytes_built:  0 by the client, 0 by the server"
+    assert server.end(signal.SIGINT) == 0
+    assert not shell.left_behind()
+    assert server.errors.read_text() == ""
+
+
+@pytest.mark.parametrize("limited", ["server", "client"])
+def test_numpy_without_room(shell: Shell, limited: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = SHARED_MEMORY[0].format(folder=shell.folder)
+    with monkeypatch.context() as patch:
+        if limited == "server":
+            patch.setenv("ZEROHOP_ARENA_LIMIT", str(10_000_000))
+        server = shell.start("numpy/server.py", "--target", target)
+    server.line()
+    if limited == "client":
+        monkeypatch.setenv("ZEROHOP_ARENA_LIMIT", str(10_000_000))
+    arguments = ("--megabytes", "20", "--target", target)
+    code, output, errors = shell.run("numpy/client.py", *arguments)
+    assert (code, output) == (1, "")
+    assert f"the {limited} has no shared memory for 20 MB" in errors
+    assert "ZEROHOP_ARENA_LIMIT=80000000" in errors
+    assert "Traceback" not in errors
+    assert server.end(signal.SIGINT) == 0
+    assert "Traceback" not in server.errors.read_text()
+
+
+def test_numpy_without_a_server(shell: Shell) -> None:
+    target = SHARED_MEMORY[0].format(folder=shell.folder)
+    code, output, errors = shell.run("numpy/client.py", "--target", target)
+    assert (code, output) == (1, "")
+    assert "UNAVAILABLE" in errors
+    assert f"python samples/numpy/server.py --target {target}" in errors
+    code, _, errors = shell.run("numpy/client.py", "--target", "localhost:50051")
+    assert code == 2
+    assert "zerohop:///NAME or shm:/PATH" in errors
+
+
 def vision(shell: Shell, transports: str) -> tuple[str, ...]:
     out = str(shell.folder / "out")
     return ("vision/demo.py", "--seconds", "3", "--transports", transports, "--out", out)
 
 
-@pytest.mark.parametrize("transports", ["grpcio", "zerohop", "grpcio,zerohop"])
+@pytest.mark.parametrize(
+    "transports", ["grpcio", "zerohop", "generated", "grpcio,zerohop,generated"]
+)
 def test_vision(shell: Shell, transports: str) -> None:
     code, output, errors = shell.run(*vision(shell, transports))
     assert (code, errors) == (0, "")
     assert not shell.left_behind()
-    for expected in ("camera -> resize", "edges -> catalogue", "frames per second", "hop latency:"):
+    for expected in ("camera -> resize", "edges -> catalogue", "frames per second", "handed on"):
         assert expected in output
 
     out = shell.folder / "out"
     keys = transports.split(",")
-    measured = json.loads((out / "vision.json").read_text())["transports"]
-    assert list(measured) == keys
+    written = json.loads((out / "vision.json").read_text())
+    measured, handed_on = written["transports"], written["handed_on"]
+    assert list(measured) == list(handed_on) == keys
+    for figures in handed_on.values():
+        (payload,) = {hop["payload"] for hop in figures["hops"].values()}
+        assert payload == 800 * 600 * 3
+        assert figures["frames"] > 3
     for figures in measured.values():
         assert figures["frames"] > 10
         assert figures["fps"] > 0
@@ -248,6 +309,15 @@ def test_vision(shell: Shell, transports: str) -> None:
     if "zerohop" in keys:  # the frames did go that way
         zerohop = measured["zerohop"]
         assert zerohop["counters"]["calls_handled"] >= 3 * zerohop["frames"]
+        payload = sum(hop["payload"] for hop in zerohop["hops"].values())
+        assert zerohop["bytes_copied_per_frame"] >= 2 * payload
+    if "generated" in keys:  # at most what is handed on was copied, when it was put into a message
+        for figures, most in (
+            (measured["generated"], 400 * 300 * 3),
+            (handed_on["generated"], 2 * 800 * 600 * 3),
+        ):
+            assert figures["bytes_copied_per_frame"] == 0
+            assert figures["bytes_built_per_frame"] < most + 1000
 
     rows = json.loads((out / "index.json").read_text())
     assert len(rows) > 5
@@ -290,7 +360,7 @@ def test_vision_shows_the_users_photographs(shell: Shell) -> None:
     assert green < 15
 
 
-@pytest.mark.parametrize("transports", ["grpcio", "grpcio,zerohop"])
+@pytest.mark.parametrize("transports", ["grpcio", "grpcio,zerohop,generated"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_vision_interrupted(shell: Shell, transports: str, number: int) -> None:
     demo = shell.start(*vision(shell, transports), "--seconds", "60")
@@ -304,7 +374,7 @@ def test_vision_interrupted(shell: Shell, transports: str, number: int) -> None:
     assert not list((shell.folder / "out").iterdir())
 
 
-@pytest.mark.parametrize("transport", ["grpcio", "zerohop"])
+@pytest.mark.parametrize("transport", ["grpcio", "zerohop", "generated"])
 def test_vision_says_which_service_died(shell: Shell, transport: str) -> None:
     demo = shell.start(*vision(shell, transport), "--seconds", "60")
     while "fps" not in demo.line():
@@ -361,7 +431,10 @@ def test_vision_refuses(
 
 @pytest.mark.parametrize(
     "program",
-    ["hello/server.py", "hello/client.py", "chat/server.py", "chat/client.py", "vision/demo.py"],
+    [
+        *("hello/server.py", "hello/client.py", "chat/server.py", "chat/client.py"),
+        *("numpy/server.py", "numpy/client.py", "vision/demo.py"),
+    ],
 )
 def test_help(shell: Shell, program: str) -> None:
     code, output, errors = shell.run(program, "--help")

@@ -75,7 +75,7 @@ install: $(STAMPS)/install ## zerohop, built (incrementally, in build/py) and in
 
 # --- what users run -------------------------------------------------------------------------------
 
-demo: install ## The demo: a chain of four services over shared memory and over grpcio
+demo: install ## The demo: a chain of four services over grpcio and over shared memory, side by side
 	@if [ -f samples/vision/demo.py ]; then $(BIN)/python samples/vision/demo.py; \
 	else $(BIN)/python -m zerohop --version; fi
 

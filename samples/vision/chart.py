@@ -42,9 +42,12 @@ def draw(results: Sequence[Results], path: Path, size: str) -> None:
         hops, rate, copied = figure.subplots(1, 3, width_ratios=(7, 3, 3))
         figure.subplots_adjust(left=0.115, right=0.98, top=0.7, bottom=0.1, wspace=0.12)
         _hops(hops, results)
-        _totals(rate, [result.fps for result in results], "Frames per second", "{:,.0f}")
-        copies = [(r.copied_per_frame + r.built_per_frame) / 1e6 for r in results]
-        _totals(copied, copies, "MB copied per frame", "{:,.2f}")
+        fps = [result.fps for result in results]
+        _totals(rate, "Frames per second", fps, [f"{value:,.0f}" for value in fps])
+        copies = [(result.copied_per_frame + result.built_per_frame) / 1e6 for result in results]
+        least = ["" if result.copied_is_counted else "\u2265 " for result in results]
+        texts = [f"{sign}{value:,.2f}" for sign, value in zip(least, copies, strict=True)]
+        _totals(copied, "MB copied per frame", copies, texts)
         figure.text(
             0.02, 0.93, f"Pictures of {size} through four services", fontsize=15, weight="bold"
         )
@@ -89,15 +92,14 @@ def _hops(axes: Axes, results: Sequence[Results]) -> None:
     axes.set_title("Latency of a hop, array to array, in µs: p50, and faint to p99")
 
 
-def _totals(axes: Axes, values: Sequence[float], title: str, form: str) -> None:
+def _totals(axes: Axes, title: str, values: Sequence[float], texts: Sequence[str]) -> None:
     """A bar for each way."""
     colours = [COLOURS[index % len(COLOURS)] for index in range(len(values))]
     axes.barh(range(len(values)), values, 0.62, color=colours)
     longest = max(values) or 1.0
-    for place, value in enumerate(values):
-        text = form.format(value)
+    for place, (value, text) in enumerate(zip(values, texts, strict=True)):
         axes.text(value + longest * 0.02, place, text, va="center", weight="bold")
-    axes.set_xlim(0, longest * 1.24)
+    axes.set_xlim(0, longest * 1.3)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.invert_yaxis()

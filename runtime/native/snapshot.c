@@ -215,8 +215,8 @@ static Snapshot *localized(Snapshot *self)
     if (copy != NULL) {
         int error = at == NULL ? -EFAULT : zh_image_settle(&copy->image);
         if (error == 0)
-            error =
-                zh_image_copy(&copy->image, self->cls->layout, message_struct(copy), &space, at);
+            error = zh_image_copy(&copy->image, self->cls->layout, message_struct(copy), &space, at,
+                                  &copied);
         if (error != 0)
             image_error(error);
         else

@@ -84,10 +84,11 @@ static int read_all(const struct zh_layout *layout, bool sorted, bool changing)
 
     if (at == NULL)
         return 0;
+    uint64_t bytes;
     int64_t size = zh_wire_size(&space, layout, at);
     int encoded = zh_wire_encode(&space, layout, at, sorted, &out);
     message_init(&m, layout);
-    int copied = zh_image_copy(&m.image, layout, message_at(&m), &space, at);
+    int copied = zh_image_copy(&m.image, layout, message_at(&m), &space, at, &bytes);
     if (!changing && encoded == 0 && copied == 0)
         CHECK_EQ(size, out.bytes);
     if (size < 0)

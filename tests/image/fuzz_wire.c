@@ -29,10 +29,12 @@ static void check_copy(struct message *from, struct zh_wire_bytes once)
 {
     struct message to;
     struct zh_space space;
+    uint64_t bytes;
 
     message_init(&to, from->layout);
     zh_image_space(&from->image, &space);
-    CHECK_EQ(zh_image_copy(&to.image, to.layout, message_at(&to), &space, message_at(from)), 0);
+    CHECK_EQ(zh_image_copy(&to.image, to.layout, message_at(&to), &space, message_at(from), &bytes),
+             0);
     struct zh_wire_bytes twice = message_encode(&to, false);
     check_same(once, twice);
     free(twice.memory);

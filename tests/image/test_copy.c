@@ -8,8 +8,10 @@
 
 static int copy(struct message *to, const struct zh_space *space)
 {
+    uint64_t bytes;
+
     return zh_image_copy(&to->image, to->layout, message_at(to), space,
-                         zh_space_root(space, to->layout));
+                         zh_space_root(space, to->layout), &bytes);
 }
 
 /* The copy of a message has its bytes, also after the message is gone. */

@@ -15,7 +15,8 @@ HOPS = ("camera -> resize", "resize -> edges", "edges -> catalogue")
 DEFINITION = (
     "hop latency: from the moment when the sender holds the picture as an array until the\n"
     "receiver holds it as an array: the message is built, sent, received and parsed. No service's\n"
-    "own work is in it. One frame is under way at a time. In all services malloc keeps what is\n"
+    "own work is in it: where the array is a view of the sender's memory, its pixels are first\n"
+    "read in the work. One frame is under way at a time. In all services malloc keeps what is\n"
     "freed, so that its trips to the kernel do not blur the comparison."
 )
 

@@ -20,6 +20,8 @@ _ROLES = {
     "server-asyncio": ("server", "serve_asyncio"),
     "client": ("client", "drive"),
     "client-asyncio": ("client", "drive_asyncio"),
+    "client-local": ("local_loops", "drive"),
+    "numpy-client": ("inplace", "drive_alone"),
     "watcher": ("client", "watch"),
     "caller": ("client", "be_held"),
     "faulty": ("faults", "misbehave"),

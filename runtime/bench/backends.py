@@ -5,6 +5,7 @@ A backend is imported by the process that is measured: a missing one costs its r
 
 import importlib
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,13 @@ NAMES = tuple(_MODULES)
 def load(name: str) -> Any:
     """The module that has grpcio's interface: ``server``, ``insecure_channel``."""
     return importlib.import_module(_MODULES[name])
+
+
+def interface(spec: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The modules with the messages and with the stubs and servicers, stock or generated."""
+    names = ("bench_zerohop",) * 2 if spec.get("generated") else ("bench_pb2", "bench_pb2_grpc")
+    messages, stubs = map(importlib.import_module, names)
+    return messages, stubs
 
 
 def load_aio(name: str) -> Any:

@@ -13,11 +13,23 @@ POOL = 10
 """Threads of a server that has a pool: what grpcio's own examples use."""
 
 Loop = Literal[
-    "unary", "futures", "callbacks", "stream", "aio", "aio-many", "aio-stream", "idle", "kill"
-]
+    "unary", "futures", "callbacks", "stream", "aio", "aio-many", "aio-stream", "idle", "kill",
+    "ends", "fill", "local",
+]  # fmt: skip
 Fault = Literal["", "reader", "peer", "hoarder"]
 Metric = Literal[
-    "p50", "p99", "max", "rate", "times_below", "slowdown", "kept", "cpu", "rss", "shm"
+    "p50",
+    "p99",
+    "max",
+    "rate",
+    "times_below",
+    "slowdown",
+    "kept",
+    "copied",
+    "ns",
+    "cpu",
+    "rss",
+    "shm",
 ]
 
 _METRICS: Mapping[Metric, tuple[str, str]] = {
@@ -28,6 +40,8 @@ _METRICS: Mapping[Metric, tuple[str, str]] = {
     "times_below": (">=", "{sign} {limit:g} x below {against}"),
     "slowdown": ("<=", "time {sign} {limit:g} x {against}"),
     "kept": (">=", "rate {sign} {limit:g} x {against}"),
+    "copied": ("<=", "{limit:g} bytes copied"),
+    "ns": ("<=", "{sign} {limit:g} ns"),
     "cpu": ("<", "CPU {sign} {limit:g} %"),
     "rss": ("<", "RSS {sign} {limit:g} MB above import grpc"),
     "shm": ("<", "shared memory {sign} {limit:g} MiB"),
@@ -71,8 +85,23 @@ class Variant:
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     fault: Fault = ""
     """What another client of the same server does wrong meanwhile (``faults.py``)."""
+    generated: bool = False
+    """The messages, stubs and servicers of ``zerohop.protoc`` in place of stock ones."""
+    size: int = 0
+    """Bytes of a message, where the variants of a case differ in that."""
+    side: str = ""
+    """What a loop in one process works on."""
+    alone: bool = False
+    """A process without a server."""
     raw: bool = False
     """Bytes without protobuf or RPC: what the machine can do, not a rival."""
+
+    @property
+    def needs(self) -> str:
+        """What has to be there for it, as a run's ``absent`` names it."""
+        if self.side or self.alone:  # there for comparison with zerohop in the same case only
+            return "zerohop"
+        return "zerohop run" if self.under_run else self.backend
 
 
 @dataclass(frozen=True)
@@ -89,17 +118,34 @@ class Case:
     """One more process runs an endless loop meanwhile."""
     cores: int = 0
     """The processes are kept on that many cores; 0: wherever the system puts them."""
-    group: Literal["table", "sizes"] = "table"
+    work: str = ""
+    """What a loop in one process does: a name of ``local_loops.WORK``."""
+    group: Literal["table", "sizes", "local"] = "table"
     timed: bool = True
     """Latencies are what counts (else the rate)."""
+
+    def size_of(self, variant: Variant) -> int:
+        return variant.size or self.size
+
+    def text(self, target: Target) -> str:
+        """The target, and whose it is, unless it is the first variant's."""
+        if target.variant == self.variants[0].label:
+            return target.text
+        return f"{target.variant.removeprefix('zerohop ')}: {target.text}"
 
 
 ZEROHOP = Variant("zerohop", "zerohop")
 ZEROHOP_POOL = Variant("zerohop", "zerohop", pool=POOL)
 GRPCIO = Variant("grpcio", "grpcio", pool=POOL)
 WITH, WITHOUT = "with the fault", "without the fault"
+GENERATED = Variant("zerohop generated", "zerohop", generated=True)
+GENERATED_POOL = Variant("zerohop generated", "zerohop", pool=POOL, generated=True)
 ICEORYX2 = Variant("iceoryx2 (raw bytes)", "iceoryx2", raw=True)
 ZMQ = Variant("pyzmq (raw bytes)", "zmq", raw=True)
+
+
+def _generated(metric: Metric, limit: float, against: str = "") -> Target:
+    return Target(metric, limit, against, variant=GENERATED.label)
 
 
 def _fault(
@@ -119,18 +165,22 @@ def _fault(
 _TABLE = (
     Case(
         "unary-inline", "unary 64 B, sync, one in flight, inline handler", "unary",
-        (ZEROHOP, GRPCIO),
-        (Target("p50", 8), Target("p99", 50), Target("times_below", 60, "grpcio")),
+        (ZEROHOP, GENERATED, GRPCIO),
+        (
+            Target("p50", 8), Target("p99", 50), Target("times_below", 60, "grpcio"),
+            _generated("p50", 3), _generated("p99", 25),
+            _generated("times_below", 150, "grpcio"), _generated("copied", 0),
+        ),
     ),
     Case(
         "unary-pool", f"unary 64 B, sync, server with a pool of {POOL} threads", "unary",
-        (ZEROHOP_POOL, GRPCIO),
-        (Target("p50", 20),),
+        (ZEROHOP_POOL, GENERATED_POOL, GRPCIO),
+        (Target("p50", 20), _generated("p50", 12)),
     ),
     Case(
         "unary-busy", "unary 64 B, sync, inline, a third process busy", "unary",
-        (ZEROHOP, GRPCIO),
-        (Target("p50", 25),),
+        (ZEROHOP, GENERATED, GRPCIO),
+        (Target("p50", 25), _generated("p50", 15)),
         busy=True,
     ),
     Case(
@@ -143,43 +193,47 @@ _TABLE = (
     ),
     Case(
         "futures", "unary 64 B, 64 in flight, futures", "futures",
-        (ZEROHOP, GRPCIO),
-        (Target("rate", 100_000),),
+        (ZEROHOP, GENERATED, GRPCIO),
+        (Target("rate", 100_000), _generated("rate", 250_000)),
         inflight=64, timed=False,
     ),
     Case(
         "callbacks", "unary 64 B, 64 in flight, futures with done-callbacks", "callbacks",
-        (ZEROHOP, GRPCIO),
-        (Target("rate", 60_000),),
+        (ZEROHOP, GENERATED, GRPCIO),
+        (Target("rate", 60_000), _generated("rate", 120_000)),
         inflight=64, timed=False,
     ),
     Case(
         "aio-one", "asyncio client and server, 64 B, one in flight", "aio",
-        (ZEROHOP, GRPCIO),
-        (Target("p50", 20),),
+        (ZEROHOP, GENERATED, GRPCIO),
+        (Target("p50", 20), _generated("p50", 15)),
     ),
     Case(
         "aio-many", "asyncio client and server, 64 B, 64 in flight", "aio-many",
-        (ZEROHOP, GRPCIO),
-        (Target("rate", 80_000),),
+        (ZEROHOP, GENERATED, GRPCIO),
+        (Target("rate", 80_000), _generated("rate", 120_000), _generated("copied", 0)),
         inflight=64, timed=False,
     ),
     Case(
         "stream-sync", "server stream of 64 B messages, sync", "stream",
-        (ZEROHOP, GRPCIO),
-        (Target("rate", 300_000),),
+        (ZEROHOP, GENERATED, GRPCIO),
+        (Target("rate", 300_000), _generated("rate", 700_000), _generated("copied", 0)),
         timed=False,
     ),
     Case(
         "stream-aio", "server stream of 64 B messages, asyncio", "aio-stream",
-        (ZEROHOP, GRPCIO),
-        (Target("rate", 100_000),),
+        (ZEROHOP, GENERATED, GRPCIO),
+        (Target("rate", 100_000), _generated("rate", 150_000)),
         timed=False,
     ),
     Case(
         "echo-1m", "1 MiB echo, sync, one in flight", "unary",
-        (ZEROHOP, GRPCIO),
-        (Target("slowdown", 1.25, "grpcio"),),
+        (ZEROHOP, GENERATED, GRPCIO),
+        (
+            Target("slowdown", 1.25, "grpcio"),
+            _generated("times_below", 50, "grpcio"),
+            _generated("copied", 0),
+        ),
         size=1 << 20,
     ),
     Case(
@@ -235,20 +289,79 @@ _SIZES = {
 
 
 def _sweep() -> Iterable[Case]:
-    everybody = (ZEROHOP, GRPCIO, ICEORYX2, ZMQ)
+    everybody = (ZEROHOP, GENERATED, GRPCIO, ICEORYX2, ZMQ)
+    targets = (_generated("copied", 0),)
     for text, size in _SIZES.items():
         yield Case(
             f"size-unary-{text}", f"unary, {text}, sync, one in flight", "unary",
-            everybody, size=size, group="sizes",
+            everybody, targets, size=size, group="sizes",
         )  # fmt: skip
     for text, size in _SIZES.items():
         yield Case(
             f"size-stream-{text}", f"server stream, {text}, sync", "stream",
-            everybody, size=size, group="sizes", timed=False,
+            everybody, targets, size=size, group="sizes", timed=False,
         )  # fmt: skip
 
 
-CASES: Sequence[Case] = (*_TABLE, *_sweep())
+# Generated messages in place: what is sent is filled where it lies.
+
+_ENDS = tuple(
+    Variant(text, "zerohop", generated=True, size=size)
+    for text, size in (("64 B", 64), ("1 MiB", 1 << 20), ("16 MiB", 1 << 24))
+)
+_ONE_PROCESS = Variant("one process", "numpy", alone=True)
+
+
+def _in_place() -> Iterable[Case]:
+    yield Case(
+        "gen-large", "generated, unary, buffer from alloc, filled before, both ends read", "ends",
+        _ENDS,
+        tuple(
+            Target(*limit, variant=variant.label)
+            for variant in _ENDS[1:]
+            for limit in (("slowdown", 1.5, _ENDS[0].label), ("copied", 0))
+        ),
+    )  # fmt: skip
+    for text, size in (("1m", 1 << 20), ("16m", 1 << 24)):
+        yield Case(
+            f"gen-fill-{text}", f"generated, unary {size >> 20} MiB, alloc and memset; numpy sums",
+            "fill", (GENERATED, _ONE_PROCESS),
+            (_generated("slowdown", 1.2, _ONE_PROCESS.label), _generated("copied", 0)),
+            size=size,
+        )  # fmt: skip
+
+
+# Generated messages in one process, beside upb's.
+
+_BUILT = Variant(GENERATED.label, "zerohop", generated=True, side="zerohop")
+_RECEIVED = Variant("received", "zerohop", generated=True, side="received")
+_UPB = Variant("upb", "protobuf", side="upb")
+
+
+def _local(name: str, title: str, *variants: Variant, ns: float = 0) -> Case:
+    ours = [variant for variant in variants if variant is not _UPB]
+    limit = ("ns", ns, "") if ns else ("slowdown", 1.0, _UPB.label)
+    return Case(
+        f"gen-{name}", f"in one process: {title}", "local", variants,
+        tuple(Target(limit[0], *limit[1:], variant=variant.label) for variant in ours),
+        work=name, group="local", timed=False,
+    )  # fmt: skip
+
+
+_LOCAL = (
+    _local("get-scalar", "get a uint64 field", _BUILT, _RECEIVED, _UPB, ns=35),
+    _local("get-string", "get a string of 20 characters", _BUILT, _RECEIVED, _UPB, ns=60),
+    _local("get-bytes", "get a bytes field of 64 B", _BUILT, _RECEIVED, _UPB, ns=100),
+    _local("construct", "construct with these three fields", _BUILT, _UPB, ns=300),
+    _local("serialize-record", "serialize these three fields", _BUILT, _RECEIVED, _UPB),
+    _local("serialize-records", "serialize 100 of them and a map of 20", _BUILT, _UPB),
+    _local("serialize-numbers", "serialize 1,000 doubles, 1,000 int64", _BUILT, _UPB),
+    _local("parse-record", "parse these three fields", _BUILT, _UPB),
+    _local("parse-records", "parse 100 of them and a map of 20", _BUILT, _UPB),
+    _local("parse-numbers", "parse 1,000 doubles, 1,000 int64", _BUILT, _UPB),
+)
+
+CASES: Sequence[Case] = (*_TABLE, *_in_place(), *_LOCAL, *_sweep())
 
 
 def select(patterns: Sequence[str]) -> list[Case]:

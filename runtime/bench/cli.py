@@ -15,9 +15,10 @@ from pathlib import Path
 from types import FrameType
 
 from zerohop.bench import backends, machine, plot, raw_iceoryx2, report, stubs
-from zerohop.bench.cases import CASES, Case, Variant, select
+from zerohop.bench.cases import CASES, Case, select
 from zerohop.bench.idle import run_idle
 from zerohop.bench.kills import run_kills
+from zerohop.bench.local import run_local
 from zerohop.bench.peers import ENDING, PeerFailed
 from zerohop.bench.results import CaseResult, RunResult
 from zerohop.bench.runner import Settings, Workplace, run_case
@@ -27,6 +28,7 @@ examples:
   zerohop bench                              every case; takes some minutes
   zerohop bench --quick                      the same with few, short slices: a first look
   zerohop bench --case unary-inline --case 'aio-*'
+  zerohop bench --case 'gen-*'               only cases with generated messages alone
   zerohop bench --case 'size-*' --json sizes.json --plot sizes.png
   zerohop bench --case chain --spin-us 20    another spin time for zerohop
   zerohop bench --list                       the cases and their targets
@@ -34,6 +36,9 @@ examples:
 Where other processes take more than 10 % of the CPU meanwhile, the run says that it is no
 measurement. The exit code is 0 all the same, and whether or not targets are met; it is 1 where
 zerohop or grpcio failed."""
+
+_RUNNERS = {"idle": run_idle, "kill": run_kills, "local": run_local}
+_PACKAGES = {"idle": ("grpc_health", "grpcio-health-checking"), "fill": ("numpy", "numpy")}
 
 _LONGEST_FOLDER = 60
 """A unix socket's path holds 107 bytes, and ours add up to 40 to the folder's."""
@@ -69,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     print("\n".join(report.heading(run)), flush=True)
     try:
-        with _workplace(settings) as place:
+        with _workplace(settings, generated="zerohop" not in run.absent) as place:
             _run(place, cases, run)
     except stubs.StubsMissing as error:
         print(f"zerohop bench: {error}", file=sys.stderr)
@@ -144,7 +149,7 @@ def _listing() -> str:
     lines = []
     for case in CASES:
         lines.append(f"{case.name:<20} {case.title}")
-        lines += [f"{'':<22}{target.text}" for target in case.targets]
+        lines += [f"{'':<22}{case.text(target)}" for target in case.targets]
     return "\n".join(lines)
 
 
@@ -162,7 +167,7 @@ def _absent(wanted: Sequence[str]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _workplace(settings: Settings) -> Iterator[Workplace]:
+def _workplace(settings: Settings, generated: bool) -> Iterator[Workplace]:
     """The run's own folder with the compiled stubs; whatever ends the run, nothing stays."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -178,6 +183,8 @@ def _workplace(settings: Settings) -> Iterator[Workplace]:
         made = folder / "stubs"
         made.mkdir()
         stubs.compile_into(made)
+        if generated:
+            stubs.generate_into(made)
         yield Workplace(folder, made, settings, settings.environment(folder))
     finally:
         for number in ENDING:
@@ -192,16 +199,15 @@ def _run(place: Workplace, cases: Sequence[Case], run: RunResult) -> None:
     for number, case in enumerate(cases, 1):
         label = f"[{number:>2}/{len(cases)}] {case.name}"
         progress = _Progress(label)
-        variants = [variant for variant in case.variants if _needs(variant) not in run.absent]
+        variants = [one for one in case.variants if one.needs not in run.absent]
         if not variants:
-            reasons = {f"{name}: {run.absent[name]}" for name in map(_needs, case.variants)}
+            reasons = {f"{name}: {run.absent[name]}" for name in {v.needs for v in case.variants}}
             result = CaseResult(case, skipped="; ".join(sorted(reasons)))
-        elif case.loop == "idle" and importlib.util.find_spec("grpc_health") is None:
-            reason = "needs grpcio-health-checking: pip install 'zerohop[bench]'"
+        elif reason := _packages_missing(case):
             result = CaseResult(case, skipped=reason)
         else:
             try:
-                measure = {"idle": run_idle, "kill": run_kills}.get(case.loop, run_case)
+                measure = _RUNNERS.get(case.loop, run_case)
                 result = measure(place, case, variants, progress)
             except PeerFailed as error:  # of a helper: a variant's own failure is in its result
                 result = CaseResult(case, skipped=str(error))
@@ -210,8 +216,11 @@ def _run(place: Workplace, cases: Sequence[Case], run: RunResult) -> None:
         progress.done(result)
 
 
-def _needs(variant: Variant) -> str:
-    return "zerohop run" if variant.under_run else variant.backend
+def _packages_missing(case: Case) -> str | None:
+    module, package = _PACKAGES.get(case.loop, ("", ""))
+    if not module or importlib.util.find_spec(module) is not None:
+        return None
+    return f"needs {package}: pip install 'zerohop[bench]'"
 
 
 class _Progress:

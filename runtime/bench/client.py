@@ -10,25 +10,23 @@ from array import array
 from collections.abc import Callable
 from typing import Any
 
-from zerohop.bench import aioloops, backends, loops
+from zerohop.bench import aioloops, backends, inplace, loops
 from zerohop.bench.control import Control
 from zerohop.bench.process import counters, settle
 
-_CONNECT_S = 30.0
+CONNECT_S = 30.0
 _TRIAL = 3
 """Messages of the stream that is checked before anything is measured."""
 
 _EXCHANGED = 20
 """Calls that a server has answered before it is killed."""
 
-Run = Callable[[int, "array[int]"], loops.Outcome]
-
 
 def drive(spec: dict[str, Any], control: Control) -> None:
     """A sync client."""
     messages, stub, close = _connect(backends.load(spec["backend"]), spec)
-    request = messages.Payload(data=os.urandom(spec["size"]))
-    if stub.Echo(request, wait_for_ready=True, timeout=_CONNECT_S) != request:
+    request = messages.Payload(data=inplace.content(spec))
+    if stub.Echo(request, wait_for_ready=True, timeout=CONNECT_S) != request:
         raise RuntimeError("the echo is not what was sent")
     if spec["loop"] == "stream":
         stream = stub.Stream(messages.StreamRequest(size=spec["size"], count=_TRIAL))
@@ -37,7 +35,7 @@ def drive(spec: dict[str, Any], control: Control) -> None:
     close()
 
 
-def _sync_loop(spec: dict[str, Any], messages: Any, stub: Any, request: Any) -> Run:
+def _sync_loop(spec: dict[str, Any], messages: Any, stub: Any, request: Any) -> loops.Run:
     inflight = spec["inflight"]
     if spec["loop"] == "futures":
         return lambda span, times: loops.futures(stub.Echo.future, request, inflight, span, times)
@@ -50,6 +48,10 @@ def _sync_loop(spec: dict[str, Any], messages: Any, stub: Any, request: Any) -> 
             return stub.Stream(messages.StreamRequest(size=spec["size"], count=count))
 
         return lambda span, times: streams.run(open_stream, span)
+    if spec["loop"] == "ends":
+        return inplace.ends(spec["size"], messages.Payload, stub.Ends)
+    if spec["loop"] == "fill":
+        return inplace.fill(spec["size"], messages.Payload, stub.Sum)
     return lambda span, times: loops.unary(stub.Echo, request, span, times)
 
 
@@ -60,8 +62,8 @@ def drive_asyncio(spec: dict[str, Any], control: Control) -> None:
 
     async def connect() -> tuple[Any, Any, Callable[[], Any], Any]:
         messages, stub, close = _connect(backends.load_aio(spec["backend"]), spec)
-        request = messages.Payload(data=os.urandom(spec["size"]))
-        if await stub.Echo(request, wait_for_ready=True, timeout=_CONNECT_S) != request:
+        request = messages.Payload(data=inplace.content(spec))
+        if await stub.Echo(request, wait_for_ready=True, timeout=CONNECT_S) != request:
             raise RuntimeError("the echo is not what was sent")
         if spec["loop"] == "aio-stream":
             stream = stub.Stream(messages.StreamRequest(size=spec["size"], count=_TRIAL))
@@ -117,11 +119,11 @@ def be_held(spec: dict[str, Any], control: Control) -> None:
         if command["do"] == "exchange":
             _, stub, close = _connect(api, {**spec, **command})
             for _ in range(_EXCHANGED):
-                stub.Echo(request, wait_for_ready=True, timeout=_CONNECT_S)
+                stub.Echo(request, wait_for_ready=True, timeout=CONNECT_S)
             control.answer()
             continue
         try:
-            stub.Hold(request, timeout=_CONNECT_S)
+            stub.Hold(request, timeout=CONNECT_S)
             code, ended = "OK", time.perf_counter_ns()
         except grpc.RpcError as error:
             ended = time.perf_counter_ns()
@@ -136,13 +138,12 @@ def _check_stream(found: list[Any], spec: dict[str, Any]) -> None:
 
 
 def _connect(api: Any, spec: dict[str, Any]) -> tuple[Any, Any, Callable[[], Any]]:
-    messages = importlib.import_module("bench_pb2")
-    stubs: Any = importlib.import_module("bench_pb2_grpc")
+    messages, stubs = backends.interface(spec)
     channel = api.insecure_channel(spec["address"], options=backends.options(spec["size"]))
     return messages, stubs.BenchStub(channel), channel.close
 
 
-def obey(control: Control, run: Run) -> None:
+def obey(control: Control, run: loops.Run) -> None:
     """Says that all is set up, then runs slices as the runner asks for them."""
     settle()
     control.answer(pid=os.getpid())

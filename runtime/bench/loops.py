@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 Outcome = tuple[int, int]
+Run = Callable[[int, "array[int]"], Outcome]
 
 FILL = b"z"
 """What streamed messages consist of: memory that was written, not the one page of zeros."""

@@ -5,7 +5,9 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from zerohop.bench.cases import Case
 from zerohop.bench.results import CaseResult, RunResult
+from zerohop.bench.stats import Summary
 
 FORMATS = (".png", ".svg", ".pdf")
 HINT = "--plot needs matplotlib: pip install 'zerohop[bench]'"
@@ -27,6 +29,7 @@ def draw(run: RunResult, path: Path) -> None:
     panels = [
         (_bars, "p50, whisker to p99 (us)", [case for case in fixed if case.case.timed]),
         (_bars, "calls or messages per second", [case for case in fixed if not case.case.timed]),
+        (_bars, "ns per operation", [case for case in with_figures if case.case.group == "local"]),
         (_lines, "unary p50 (us)", [case for case in sizes if case.case.timed]),
         (_lines, "stream MB/s", [case for case in sizes if not case.case.timed]),
     ]
@@ -64,14 +67,22 @@ def _bars(axis: Any, cases: list[CaseResult]) -> None:
             for number, one in enumerate(case.variants):
                 if one.variant.label != label or one.summary is None:
                     continue
-                p50, p99 = one.summary.p50_us, one.summary.p99_us
-                timed = case.case.timed and p50 is not None and p99 is not None
+                height, whisker = _bar(case.case, one.summary)
                 places.append(place + (number - (len(case.variants) - 1) / 2) * width)
-                heights.append(p50 if timed else one.summary.rate)
-                whiskers.append(p99 - p50 if timed and p50 is not None and p99 is not None else 0)
+                heights.append(height)
+                whiskers.append(whisker)
         error = [[0] * len(whiskers), whiskers] if any(whiskers) else None
         axis.bar(places, heights, width, label=label, yerr=error, capsize=3)
     axis.set_xticks(range(len(cases)), [case.case.name for case in cases], rotation=20)
+
+
+def _bar(case: Case, summary: Summary) -> tuple[float, float]:
+    """The height of a bar and of the whisker upon it."""
+    if case.group == "local":
+        return 1e9 / summary.rate, 0
+    if not case.timed or summary.p50_us is None or summary.p99_us is None:
+        return summary.rate, 0
+    return summary.p50_us, summary.p99_us - summary.p50_us
 
 
 def _lines(axis: Any, cases: list[CaseResult]) -> None:

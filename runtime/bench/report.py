@@ -67,6 +67,16 @@ def closing(run: RunResult) -> Iterator[str]:
             "Raw bytes: neither protobuf nor calls, deadlines or status; iceoryx2's two sides poll "
             "without sleeping."
         )
+    if any(one.variant.generated for case in run.cases for one in case.variants):
+        yield (
+            "Generated: messages, stubs and servicers of zerohop.protoc; bytes copied are both "
+            "sides' bytes_copied, warm-up included."
+        )
+    if any(case.case.group == "local" for case in run.cases):
+        yield (
+            "In one process: its loops take turns, and what the empty loop takes beside them is "
+            "taken off; the collector is on."
+        )
     if run.failures:
         yield f"FAILED: {', '.join(run.failures)}."
     yield f"CPU taken by other processes while measuring: {run.others_share:.1%}."
@@ -88,7 +98,9 @@ def _case_lines(result: CaseResult, run: RunResult) -> Iterator[str]:
         return
     valid = run.is_measurement and not result.disturbed
     figures = [_figures(result, one) for one in result.variants]
-    verdicts = [(one.target.text, _verdict(result, one, valid)) for one in result.verdicts()]
+    verdicts = [
+        (result.case.text(one.target), _verdict(result, one, valid)) for one in result.verdicts()
+    ]
     for cells, (target, verdict) in zip_longest(figures, verdicts, fillvalue=("", "")):
         row = (*cells, "", "", "", "", "", "")[:6]
         yield _ROW.format(*row, target, verdict).rstrip()
@@ -106,13 +118,15 @@ def _figures(result: CaseResult, one: VariantResult) -> tuple[str, ...]:
         return (one.variant.label,)
     summary = one.summary
     slower = result.slower_by(one)
-    times = (one.variant.label, _time(summary.p50_us), _time(summary.p99_us))
+    local = result.case.group == "local"
+    per_turn = 1e6 / summary.rate if local else summary.p50_us
+    times = (one.variant.label, _time(per_turn), _time(summary.p99_us))
     if result.case.loop == "kill":
         return (*times, "", "", "" if slower is None else _factor(slower))
     return (
         *times,
         _rate(summary.rate),
-        _data(summary.rate * result.case.size),
+        "" if local else _data(summary.rate * result.case.size_of(one.variant)),
         "" if slower is None else _factor(slower),
     )
 
@@ -152,6 +166,8 @@ def _factor(slower: float) -> str:
 def _time(us: float | None) -> str:
     if us is None:
         return ""
+    if us < 1:
+        return f"{us * 1000:.1f} ns"
     return f"{us:.1f} us" if us < 1000 else f"{us / 1000:.2f} ms"
 
 
@@ -161,6 +177,8 @@ def _rate(rate: float) -> str:
 
 def _data(per_second: float) -> str:
     """Payload in one direction."""
+    if per_second >= 1e12:
+        return f"{per_second / 1e12:.2f} TB/s"
     if per_second >= 1e9:
         return f"{per_second / 1e9:.2f} GB/s"
     return f"{per_second / 1e6:.1f} MB/s"
@@ -187,6 +205,7 @@ def _case_json(result: CaseResult, run: RunResult) -> dict[str, Any]:
         "name": case.name,
         "title": case.title,
         "group": case.group,
+        "loop": case.loop,
         "size": case.size,
         "inflight": case.inflight,
         "timed": case.timed,
@@ -196,7 +215,7 @@ def _case_json(result: CaseResult, run: RunResult) -> dict[str, Any]:
         "variants": [_variant_json(result, one) for one in result.variants],
         "targets": [
             {
-                "text": one.target.text,
+                "text": case.text(one.target),
                 "metric": one.target.metric,
                 "limit": one.target.limit,
                 "variant": one.target.variant,
@@ -212,12 +231,17 @@ def _case_json(result: CaseResult, run: RunResult) -> dict[str, Any]:
 def _variant_json(result: CaseResult, one: VariantResult) -> dict[str, Any]:
     summary: Summary | None = one.summary
     counters: dict[str, Mapping[str, float]] = dict(one.counters)
+    local = result.case.group == "local"
     return {
         "label": one.variant.label,
         "backend": one.variant.backend,
+        "generated": one.variant.generated,
+        "size": result.case.size_of(one.variant),
         "raw": one.variant.raw,
         "error": one.error,
         "summary": None if summary is None else dataclasses.asdict(summary),
+        "ns_per_operation": 1e9 / summary.rate if local and summary is not None else None,
+        "bytes_copied": one.copied,
         "idle": None if one.idle is None else dataclasses.asdict(one.idle),
         "slower_by": result.slower_by(one),
         "counters": counters,

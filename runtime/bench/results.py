@@ -1,5 +1,6 @@
 """What a run found, and how it stands to the targets."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -31,6 +32,13 @@ class VariantResult:
     counters: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """How far zerohop's counters moved, in client and server, warm-up included."""
     error: str | None = None
+
+    @property
+    def copied(self) -> float | None:
+        """Bytes that all its processes copied between a call and its reader."""
+        if not self.counters:
+            return None
+        return sum(side.get("bytes_copied", math.nan) for side in self.counters.values())
 
 
 @dataclass(frozen=True)
@@ -95,9 +103,15 @@ class CaseResult:
                 return None
             if target.metric == "kept":
                 return median_ratio(one.summary.slice_rates, other.summary.slice_rates)
-            pair = (other.summary.slice_p50_us, one.summary.slice_p50_us)
-            return median_ratio(*(pair if target.metric == "times_below" else reversed(pair)))
+            if self.case.timed:
+                times = (other.summary.slice_p50_us, one.summary.slice_p50_us)
+            else:
+                times = (one.summary.slice_rates, other.summary.slice_rates)
+            return median_ratio(*(times if target.metric == "times_below" else reversed(times)))
+        if target.metric == "copied":
+            return one.copied
         return {
+            "ns": 1e9 / one.summary.rate,
             "p50": one.summary.p50_us,
             "p99": one.summary.p99_us,
             "max": None if one.summary.max_us is None else one.summary.max_us / 1e3,

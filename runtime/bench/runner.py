@@ -79,7 +79,9 @@ class Workplace:
         return {
             "backend": variant.backend,
             "loop": case.loop,
-            "size": case.size,
+            "size": case.size_of(variant),
+            "generated": variant.generated,
+            "work": case.work,
             "inflight": case.inflight,
             "pool": variant.pool,
             "tune_malloc": variant.tune_malloc,
@@ -125,6 +127,8 @@ class Party:
             self.close()
 
     def start_servers(self) -> None:
+        if self._variant.alone:
+            return
         addresses = [
             backends.address(self._variant.backend, self._peers.folder, f"v{self._slot}h{hop}")
             for hop in range(self._hops)
@@ -192,7 +196,8 @@ class Party:
         return self._client
 
     def _start(self, kind: str, more: Mapping[str, object], hop: int = 0) -> Peer:
-        role = f"{self._variant.backend}-{kind}" if self._variant.raw else kind + self._suffix
+        own = self._variant.raw or self._variant.alone
+        role = f"{self._variant.backend}-{kind}" if own else kind + self._suffix
         front = RUN if self._variant.under_run else ()
         name = f"{self._variant.label.partition(' (')[0].replace(' ', '-')}-{kind}{hop or ''}"
         return self._peers.start(

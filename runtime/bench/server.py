@@ -1,4 +1,4 @@
-"""The server processes: stock stubs over a backend, sync or asyncio."""
+"""The server processes: stock or generated stubs over a backend, sync or asyncio."""
 
 import asyncio
 import importlib
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from zerohop.bench import backends
+from zerohop.bench import backends, inplace
 from zerohop.bench.control import Control
 from zerohop.bench.loops import FILL
 from zerohop.bench.process import counters, settle
@@ -24,9 +24,10 @@ def serve(spec: dict[str, Any], control: Control) -> None:
     onward = None
     if spec.get("next"):
         channel = api.insecure_channel(spec["next"], options=backends.options(spec["size"]))
-        onward = _stubs().BenchStub(channel).Echo
+        onward = backends.interface(spec)[1].BenchStub(channel).Echo
     held = threading.Event()
-    _stubs().add_BenchServicer_to_server(_servicer(onward, held), server)
+    messages, stubs = backends.interface(spec)
+    stubs.add_BenchServicer_to_server(_servicer(messages, stubs, onward, held), server)
     if spec.get("health"):
         _add_health(server)
     port = server.add_insecure_port(spec["address"])
@@ -49,7 +50,8 @@ def serve_asyncio(spec: dict[str, Any], control: Control) -> None:
 
 async def _serve_asyncio(spec: dict[str, Any], control: Control) -> None:
     server = backends.load_aio(spec["backend"]).server(options=backends.options(spec["size"]))
-    _stubs().add_BenchServicer_to_server(_async_servicer(), server)
+    messages, stubs = backends.interface(spec)
+    stubs.add_BenchServicer_to_server(_async_servicer(messages, stubs), server)
     port = server.add_insecure_port(spec["address"])
     await server.start()
     settle()
@@ -59,14 +61,8 @@ async def _serve_asyncio(spec: dict[str, Any], control: Control) -> None:
     await server.stop(_STOP_S)
 
 
-def _stubs() -> Any:
-    return importlib.import_module("bench_pb2_grpc")
-
-
-def _servicer(onward: Any, held: threading.Event) -> Any:
-    messages: Any = importlib.import_module("bench_pb2")
-
-    class Bench(_stubs().BenchServicer):  # type: ignore[misc]
+def _servicer(messages: Any, stubs: Any, onward: Any, held: threading.Event) -> Any:
+    class Bench(stubs.BenchServicer):  # type: ignore[misc]
         def Echo(self, request: Any, context: Any) -> Any:
             return request if onward is None else onward(request)
 
@@ -82,13 +78,23 @@ def _servicer(onward: Any, held: threading.Event) -> Any:
                 over.wait()
             return request
 
+        def Ends(self, request: Any, context: Any) -> Any:
+            data = request.data
+            return messages.Value(value=data[0] | data[-1] << 8)
+
+        def Sum(self, request: Any, context: Any) -> Any:
+            return messages.Value(value=inplace.total(request.data))
+
+        def Copy(self, request: Any, context: Any) -> Any:
+            return messages.Record(
+                number=request.number, text=request.text, data=bytes(request.data)
+            )
+
     return Bench()
 
 
-def _async_servicer() -> Any:
-    messages: Any = importlib.import_module("bench_pb2")
-
-    class Bench(_stubs().BenchServicer):  # type: ignore[misc]
+def _async_servicer(messages: Any, stubs: Any) -> Any:
+    class Bench(stubs.BenchServicer):  # type: ignore[misc]
         async def Echo(self, request: Any, context: Any) -> Any:
             return request
 

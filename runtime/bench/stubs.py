@@ -1,6 +1,8 @@
-"""The stock stubs of bench.proto, compiled into the run's own folder."""
+"""The stubs of bench.proto, stock and generated, compiled into the run's own folder."""
 
 import importlib.util
+import subprocess
+import sys
 from pathlib import Path
 
 from zerohop.codegen.stubs import StubsError, compile_stubs
@@ -21,3 +23,12 @@ def compile_into(folder: Path) -> None:
         compile_stubs(PROTO, folder)
     except StubsError as error:
         raise StubsMissing(str(error)) from error
+
+
+def generate_into(folder: Path) -> None:
+    """Writes ``bench_zerohop.py``, as ``zerohop.protoc`` makes it."""
+    command = [sys.executable, "-P", "-m", "zerohop.protoc", f"-I{PROTO.parent}"]
+    command += [f"--zerohop_out={folder}", PROTO.name]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode != 0:
+        raise StubsMissing(f"zerohop.protoc cannot compile {PROTO}:\n{ran.stderr.strip()}")

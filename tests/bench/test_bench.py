@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from zerohop.bench import backends, loops, machine, memory, report
-from zerohop.bench.cases import CASES, GRPCIO, ZEROHOP, Case, Target, select
+from zerohop.bench import backends, inplace, local_loops, loops, machine, memory, report
+from zerohop.bench.cases import CASES, GENERATED, GRPCIO, ZEROHOP, Case, Target, Variant, select
 from zerohop.bench.results import CaseResult, IdleFigures, RunResult, VariantResult
 from zerohop.bench.stats import Slice, Summary, median_ratio, percentile, summarize
 
@@ -313,6 +313,49 @@ def test_verdicts_of_an_idle_server() -> None:
     assert [one.met for one in found.verdicts()] == [True, False, True]
 
 
+def test_verdicts_of_generated_messages() -> None:
+    targets = tuple(
+        Target(*limit, variant=GENERATED.label)
+        for limit in (("times_below", 150, "grpcio"), ("slowdown", 1, "grpcio"), ("copied", 0))
+    )
+    case = Case("one", "a case", "futures", (ZEROHOP, GENERATED, GRPCIO), targets, timed=False)
+    moved = {"client": {"bytes_copied": 0}, "server": {"bytes_copied": 64}}
+    ours = VariantResult(GENERATED, summary(5, rate=800), counters=moved)
+    found = CaseResult(case, [ours, VariantResult(GRPCIO, summary(400, rate=4))])
+    # Where latencies do not count, times are those of the rates.
+    assert [(one.value, one.met) for one in found.verdicts()] == [
+        (200, True), (4 / 800, True), (64, False),
+    ]  # fmt: skip
+    ours.counters = {side: {"bytes_copied": 0} for side in moved}
+    assert found.verdicts()[2].met
+    ours.counters = {}
+    assert found.verdicts()[2].met is None
+    assert case.text(targets[2]) == "generated: 0 bytes copied"
+
+
+def test_verdicts_within_one_process() -> None:
+    case = next(case for case in CASES if case.name == "gen-get-scalar")
+    results = [
+        VariantResult(one, Summary(9, 1e9 / ns, None, None, None, [1e9 / ns]))
+        for one, ns in zip(case.variants, (30, 40, 120), strict=True)
+    ]
+    found = CaseResult(case, results)
+    assert [one.met for one in found.verdicts()] == [True, False]
+    assert found.slower_by(results[2]) == pytest.approx(4)
+    text = report.table(run_result(found))
+    assert "30.0 ns" in text
+    assert "received: <= 35 ns" in text
+    assert "what the empty loop takes beside them is taken off" in text
+    (told,) = report.as_json(run_result(found))["cases"]
+    assert told["variants"][1]["ns_per_operation"] == pytest.approx(40)
+
+
+def test_what_a_variant_needs() -> None:
+    every = [variant for case in CASES for variant in case.variants if not variant.raw]
+    assert {variant.needs for variant in every} == {"zerohop", "zerohop run", "grpcio"}
+    assert Variant("upb", "protobuf", side="upb").needs == "zerohop"
+
+
 def run_result(*cases: CaseResult, others: float = 0.0) -> RunResult:
     settings = {"slices": 1, "slice_ms": 1, "warmup": 0, "environment": {}}
     return RunResult(machine.facts(), settings, {}, list(cases), others)
@@ -398,6 +441,62 @@ def test_streams_learn_how_many_messages_fill_a_slice() -> None:
     assert elapsed >= 5_000_000
     with pytest.raises(RuntimeError, match="ended after 0 of"):
         streams.run(lambda count: iter(()), 1_000_000)
+
+
+class Payload:
+    """In place of a message: what it was made of."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+        self.value = 0
+
+
+def answered(value: int) -> Payload:
+    answer = Payload(b"")
+    answer.value = value
+    return answer
+
+
+def test_buffers_are_filled_before_the_calls_that_are_timed() -> None:
+    calls = 0
+
+    def call(request: Payload) -> Payload:
+        nonlocal calls
+        calls += 1
+        return answered(request.data[0] | request.data[-1] << 8)
+
+    times = array("q")
+    made, elapsed = inplace.ends(64, Payload, call)(1_000_000, times)
+    assert made == len(times) < calls
+    assert elapsed == sum(times) < 1_000_000_000
+    with pytest.raises(RuntimeError, match="not those that were sent"):
+        inplace.ends(64, Payload, lambda request: answered(7))(1, array("q"))
+
+
+def test_sums_are_checked() -> None:
+    pytest.importorskip("numpy")
+    times = array("q")
+    made, elapsed = inplace.fill(
+        1 << 16, Payload, lambda request: answered(inplace.total(request.data))
+    )(1_000_000, times)
+    assert made == len(times) >= 1
+    assert elapsed >= 1_000_000
+    with pytest.raises(RuntimeError, match="sum is not"):
+        inplace.fill(1 << 16, Payload, lambda request: answered(7))(1, array("q"))
+
+
+def test_the_empty_loop_is_taken_off() -> None:
+    names = {"number": 7}
+    turns, took = local_loops.Timers("sum(range(1000))", names).run(5_000_000)
+    assert turns >= 1
+    assert took / turns > 1000
+    _, took = local_loops.Timers("pass", names).run(5_000_000)
+    assert took / turns < 1e6  # about nothing; never less than 1
+
+
+def test_each_case_in_one_process_has_its_work() -> None:
+    works = {case.work for case in CASES if case.group == "local"}
+    assert works == set(local_loops.WORK)
 
 
 # The command
@@ -487,6 +586,8 @@ def test_raw_rows(folder: Path, backend: str) -> None:
         ("echo-1m", "echo-1m-tuned", "idle"),
         ("fault-stopped-reader", "fault-stopped-peer", "fault-hoarder"),
         ("fault-kill", "fault-kill-1m"),
+        ("gen-large", "gen-fill-1m", "size-unary-16KiB", "size-stream-64KiB"),
+        ("gen-get-bytes", "gen-construct", "gen-serialize-records", "gen-parse-numbers"),
     ],
 )
 def test_both(folder: Path, names: tuple[str, ...]) -> None:
@@ -499,6 +600,8 @@ def test_both(folder: Path, names: tuple[str, ...]) -> None:
         assert len(case["variants"]) >= 2
         assert all(target["met"] is not None for target in case["targets"])
         for variant in case["variants"]:
+            if case["group"] == "local":
+                assert variant["ns_per_operation"] > 0
             if variant["counters"]:
                 assert any(variant["counters"]["client"].values()), "calls took another way"
     assert processes_of(folder) == []
@@ -573,6 +676,19 @@ def test_a_chart_is_drawn(folder: Path) -> None:
         "--plot", str(chart), folder=folder,
     )  # fmt: skip
     assert chart.read_bytes().startswith(b"\x89PNG")
+
+
+@needs_tools
+@needs_zerohop
+def test_a_chart_of_generated_messages_is_drawn(folder: Path) -> None:
+    pytest.importorskip("matplotlib")
+    chart = folder / "chart.svg"
+    names = ("unary-inline", "gen-large", "gen-get-scalar", "size-unary-64B")
+    chosen = [word for name in names for word in ("--case", name)]
+    bench(*TINY, "--backend", "zerohop", *chosen, "--plot", str(chart), folder=folder)
+    text = chart.read_text()
+    assert "ns per operation" in text
+    assert "gen-get-scalar" in text
 
 
 def test_missing_packages_are_said(folder: Path) -> None:

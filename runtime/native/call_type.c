@@ -122,6 +122,10 @@ int client_prepare(Call *call, PyObject *method, PyObject *message, PyObject *me
         if (method == NULL)
             return -1;
     }
+    if (!PyUnicode_Check(method)) {
+        PyErr_Format(PyExc_TypeError, "the name of a method is a str, not %R", method);
+        return -1;
+    }
     call->method = Py_NewRef(method);
     call->deadline = deadline;
     call->want_end = end;
@@ -213,7 +217,7 @@ static PyObject *client_py_prepare(Call *call, PyObject *args)
     unsigned long long deadline;
     int end;
 
-    if (!PyArg_ParseTuple(args, "UOOKp:prepare", &method, &message, &metadata, &deadline, &end))
+    if (!PyArg_ParseTuple(args, "OOOKp:prepare", &method, &message, &metadata, &deadline, &end))
         return NULL;
     if (call->done)
         Py_RETURN_NONE;

@@ -220,12 +220,21 @@ static const uint8_t *own_far(void *context, zh_ref ref, uint64_t bytes)
 {
     struct zh_image *image = context;
 
+    /* What lies together is read together: first where the last one was found. */
+    if (image->found < image->block_count) {
+        const struct zh_image_block *block = &image->blocks[image->found];
+        if (ref >= block->ref && ref - block->ref < block->bytes &&
+            bytes <= block->bytes - (ref - block->ref))
+            return block->data + (ref - block->ref);
+    }
     for (uint32_t i = image->block_count; i-- > 0;) {
         const struct zh_image_block *block = &image->blocks[i];
         /* Views of a reader's block may overlap. */
         if (ref >= block->ref && ref - block->ref < block->bytes &&
-            bytes <= block->bytes - (ref - block->ref))
+            bytes <= block->bytes - (ref - block->ref)) {
+            image->found = i;
             return block->data + (ref - block->ref);
+        }
     }
     return NULL;
 }

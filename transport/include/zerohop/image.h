@@ -232,7 +232,8 @@ struct zh_image {
     uint32_t root_used, root_room;
     bool root_owned; /* by malloc; else it lies where zh_image_init was told */
     uint32_t block_count, block_room;
-    uint32_t open; /* 1 + the block that is being filled; 0: none */
+    uint32_t open;  /* 1 + the block that is being filled; 0: none */
+    uint32_t found; /* the block in which a reader of our own found something last */
     struct zh_image_block *blocks;
 };
 

@@ -119,7 +119,7 @@ class Case:
     cores: int = 0
     """The processes are kept on that many cores; 0: wherever the system puts them."""
     work: str = ""
-    """What a loop in one process does: a name of ``local_loops.WORK``."""
+    """What a loop in one process does (``local_loops.WORK``), or what one that fills sums."""
     group: Literal["table", "sizes", "local"] = "table"
     timed: bool = True
     """Latencies are what counts (else the rate)."""
@@ -316,19 +316,20 @@ def _in_place() -> Iterable[Case]:
     yield Case(
         "gen-large", "generated, unary, buffer from alloc, filled before, both ends read", "ends",
         _ENDS,
-        tuple(
-            Target(*limit, variant=variant.label)
-            for variant in _ENDS[1:]
-            for limit in (("slowdown", 1.5, _ENDS[0].label), ("copied", 0))
+        (
+            *(Target("slowdown", 1.5, _ENDS[0].label, variant.label) for variant in _ENDS[1:]),
+            *(Target("copied", 0, variant=variant.label) for variant in _ENDS),
         ),
     )  # fmt: skip
-    for text, size in (("1m", 1 << 20), ("16m", 1 << 24)):
-        yield Case(
-            f"gen-fill-{text}", f"generated, unary {size >> 20} MiB, alloc and memset; numpy sums",
-            "fill", (GENERATED, _ONE_PROCESS),
-            (_generated("slowdown", 1.2, _ONE_PROCESS.label), _generated("copied", 0)),
-            size=size,
-        )  # fmt: skip
+    for parts in ("bytes", "words"):
+        for mib in (1, 16):
+            yield Case(
+                f"gen-fill-{parts}-{mib}m",
+                f"generated, unary {mib} MiB: alloc, memset, and numpy's sum of the {parts}",
+                "fill", (GENERATED, _ONE_PROCESS),
+                (_generated("slowdown", 1.2, _ONE_PROCESS.label), _generated("copied", 0)),
+                size=mib << 20, work=parts,
+            )  # fmt: skip
 
 
 # Generated messages in one process, beside upb's.
@@ -339,11 +340,13 @@ _UPB = Variant("upb", "protobuf", side="upb")
 
 
 def _local(name: str, title: str, *variants: Variant, ns: float = 0) -> Case:
-    ours = [variant for variant in variants if variant is not _UPB]
-    limit = ("ns", ns, "") if ns else ("slowdown", 1.0, _UPB.label)
+    ours = [variant.label for variant in variants if variant is not _UPB]
     return Case(
         f"gen-{name}", f"in one process: {title}", "local", variants,
-        tuple(Target(limit[0], *limit[1:], variant=variant.label) for variant in ours),
+        tuple(
+            Target("ns", ns, variant=label) if ns else Target("slowdown", 1, _UPB.label, label)
+            for label in ours
+        ),
         work=name, group="local", timed=False,
     )  # fmt: skip
 

@@ -51,7 +51,7 @@ def _sync_loop(spec: dict[str, Any], messages: Any, stub: Any, request: Any) -> 
     if spec["loop"] == "ends":
         return inplace.ends(spec["size"], messages.Payload, stub.Ends)
     if spec["loop"] == "fill":
-        return inplace.fill(spec["size"], messages.Payload, stub.Sum)
+        return inplace.fill(spec, messages.Payload, stub)
     return lambda span, times: loops.unary(stub.Echo, request, span, times)
 
 

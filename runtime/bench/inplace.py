@@ -22,6 +22,7 @@ _ROUND_BYTES = 64 << 20
 _AWAKE = 8
 """Small calls after filling, which lets the server sleep and empties the caches."""
 
+_SUMMED = {"bytes": "uint8", "words": "uint64"}
 _WORD = 0x0101010101010101
 _MASK = (1 << 64) - 1
 
@@ -39,10 +40,10 @@ def _filled(data: bytes) -> Any:
     return blob
 
 
-def total(data: Any) -> int:
-    """The sum of the words of a buffer, by numpy."""
+def total(data: Any, parts: str) -> int:
+    """The sum of the bytes or words of a buffer, by numpy."""
     numpy: Any = importlib.import_module("numpy")
-    return int(numpy.frombuffer(data, numpy.uint64).sum())
+    return int(numpy.frombuffer(data, _SUMMED[parts]).sum())
 
 
 def ends(size: int, message: Any, call: Callable[[Any], Any]) -> Run:
@@ -82,17 +83,19 @@ def ends(size: int, message: Any, call: Callable[[Any], Any]) -> Run:
     return run
 
 
-def fill(size: int, message: Any, call: Callable[[Any], Any]) -> Run:
+def fill(spec: Mapping[str, Any], message: Any, stub: Any) -> Run:
     """Allocating, filling, sending and summing, all of it timed."""
     zerohop: Any = importlib.import_module("zerohop")
     numpy: Any = importlib.import_module("numpy")
+    size = spec["size"]
+    call = {"bytes": stub.SumBytes, "words": stub.SumWords}[spec["work"]]
 
     def once(byte: int) -> int:
         blob = zerohop.alloc(size)
         numpy.frombuffer(blob, numpy.uint8).fill(byte)
         return int(call(message(data=blob)).value)
 
-    return _summed(size, once)
+    return _summed(spec, once)
 
 
 def drive_alone(spec: Mapping[str, Any], control: Control) -> None:
@@ -101,17 +104,19 @@ def drive_alone(spec: Mapping[str, Any], control: Control) -> None:
 
     numpy: Any = importlib.import_module("numpy")
     buffer = numpy.empty(spec["size"], numpy.uint8)
-    words = buffer.view(numpy.uint64)
+    parts = buffer.view(_SUMMED[spec["work"]])
 
     def once(byte: int) -> int:
         buffer.fill(byte)
-        return int(words.sum())
+        return int(parts.sum())
 
-    obey(control, _summed(spec["size"], once))
+    obey(control, _summed(spec, once))
 
 
-def _summed(size: int, once: Callable[[int], int]) -> Run:
+def _summed(spec: Mapping[str, Any], once: Callable[[int], int]) -> Run:
     """Every turn with another byte, and its sum checked."""
+    # What each turn's byte is to be multiplied with.
+    factor = spec["size"] if spec["work"] == "bytes" else spec["size"] // 8 * _WORD
 
     def run(span_ns: int, latencies: array[int]) -> Outcome:
         now = time.perf_counter_ns
@@ -124,7 +129,7 @@ def _summed(size: int, once: Callable[[int], int]) -> Run:
             value = once(byte)
             done = now()
             latencies.append(done - begun)
-            if value != byte * _WORD * (size // 8) & _MASK:
+            if value != byte * factor & _MASK:
                 raise RuntimeError("the sum is not that of what was filled in")
         return len(latencies), done - start
 

@@ -78,9 +78,15 @@ class CaseResult:
         first = self.variants[0]
         if result is first or result.summary is None or first.summary is None:
             return None
+        return self._times(result.summary, first.summary)
+
+    def _times(self, slower: Summary | None, faster: Summary | None) -> float | None:
+        """The ratio of their times; where latencies do not count, of the times of their rates."""
+        if slower is None or faster is None:
+            return None
         if self.case.timed:
-            return median_ratio(result.summary.slice_p50_us, first.summary.slice_p50_us)
-        return median_ratio(first.summary.slice_rates, result.summary.slice_rates)
+            return median_ratio(slower.slice_p50_us, faster.slice_p50_us)
+        return median_ratio(faster.slice_rates, slower.slice_rates)
 
     def _find(self, label: str) -> VariantResult | None:
         return next((one for one in self.variants if one.variant.label == label), None)
@@ -103,11 +109,8 @@ class CaseResult:
                 return None
             if target.metric == "kept":
                 return median_ratio(one.summary.slice_rates, other.summary.slice_rates)
-            if self.case.timed:
-                times = (other.summary.slice_p50_us, one.summary.slice_p50_us)
-            else:
-                times = (one.summary.slice_rates, other.summary.slice_rates)
-            return median_ratio(*(times if target.metric == "times_below" else reversed(times)))
+            faster, slower = (one, other) if target.metric == "times_below" else (other, one)
+            return self._times(slower.summary, faster.summary)
         if target.metric == "copied":
             return one.copied
         return {

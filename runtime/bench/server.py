@@ -82,8 +82,11 @@ def _servicer(messages: Any, stubs: Any, onward: Any, held: threading.Event) -> 
             data = request.data
             return messages.Value(value=data[0] | data[-1] << 8)
 
-        def Sum(self, request: Any, context: Any) -> Any:
-            return messages.Value(value=inplace.total(request.data))
+        def SumBytes(self, request: Any, context: Any) -> Any:
+            return messages.Value(value=inplace.total(request.data, "bytes"))
+
+        def SumWords(self, request: Any, context: Any) -> Any:
+            return messages.Value(value=inplace.total(request.data, "words"))
 
         def Copy(self, request: Any, context: Any) -> Any:
             return messages.Record(

@@ -473,16 +473,25 @@ def test_buffers_are_filled_before_the_calls_that_are_timed() -> None:
         inplace.ends(64, Payload, lambda request: answered(7))(1, array("q"))
 
 
-def test_sums_are_checked() -> None:
+@pytest.mark.parametrize("parts", ["bytes", "words"])
+def test_sums_are_checked(parts: str) -> None:
     pytest.importorskip("numpy")
+    spec = {"size": 1 << 16, "work": parts}
+
+    class Stub:
+        def SumBytes(self, request: Payload) -> Payload:
+            return answered(inplace.total(request.data, "bytes"))
+
+        def SumWords(self, request: Payload) -> Payload:
+            return answered(inplace.total(request.data, "words"))
+
     times = array("q")
-    made, elapsed = inplace.fill(
-        1 << 16, Payload, lambda request: answered(inplace.total(request.data))
-    )(1_000_000, times)
+    made, elapsed = inplace.fill(spec, Payload, Stub())(1_000_000, times)
     assert made == len(times) >= 1
     assert elapsed >= 1_000_000
+    Stub.SumBytes, Stub.SumWords = Stub.SumWords, Stub.SumBytes  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="sum is not"):
-        inplace.fill(1 << 16, Payload, lambda request: answered(7))(1, array("q"))
+        inplace.fill(spec, Payload, Stub())(1, array("q"))
 
 
 def test_the_empty_loop_is_taken_off() -> None:
@@ -586,7 +595,13 @@ def test_raw_rows(folder: Path, backend: str) -> None:
         ("echo-1m", "echo-1m-tuned", "idle"),
         ("fault-stopped-reader", "fault-stopped-peer", "fault-hoarder"),
         ("fault-kill", "fault-kill-1m"),
-        ("gen-large", "gen-fill-1m", "size-unary-16KiB", "size-stream-64KiB"),
+        (
+            "gen-large",
+            "gen-fill-bytes-1m",
+            "gen-fill-words-1m",
+            "size-unary-16KiB",
+            "size-stream-64KiB",
+        ),
         ("gen-get-bytes", "gen-construct", "gen-serialize-records", "gen-parse-numbers"),
     ],
 )

@@ -92,16 +92,14 @@ int blob_adopt(Message *owner, const void *data, size_t bytes, struct zh_slot *s
         return 0;
     for (Blob *blob = live; blob != NULL; blob = blob->next) {
         if (at < blob->block.data || bytes > blob->bytes ||
-            at > blob->block.data + (blob->bytes - bytes) ||
-            (uintptr_t)blob->block.owner != zh_fork_now())
+            at > blob->block.data + (blob->bytes - bytes) || zh_arena_inherited(blob->block.owner))
             continue;
         *slot = (struct zh_slot){.ref = blob->block.ref + (zh_ref)(at - blob->block.data),
                                  .count = (uint32_t)bytes};
-        struct zh_arena *arena = zh_arena_of_uid(geteuid());
         struct zh_image_block block = blob->block;
         block.used = blob->bytes;
-        if (arena == NULL || zh_arena_ref(arena, zh_ref_segment(block.ref),
-                                          (uint32_t)(zh_ref_offset(block.ref) / ZH_PAGE)) != 0)
+        if (zh_arena_ref(block.owner, zh_ref_segment(block.ref),
+                         (uint32_t)(zh_ref_offset(block.ref) / ZH_PAGE)) != 0)
             return 0;
         int has = zh_image_adopt(&owner->root->image, &block);
         if (has != 0)

@@ -547,6 +547,7 @@ void link_on_event(Link *link)
 
 Link *link_wrap(Pump *pump, struct zh_link *zh, Server *server)
 {
+    own_arena_refresh(); /* the uid may have changed; its peers' arena is where we build */
     allocfunc alloc = (allocfunc)PyType_GetSlot(Link_Type, Py_tp_alloc);
     Link *link = (Link *)alloc(Link_Type, 0);
 

@@ -9,9 +9,25 @@
 /* --- memory outside the root: the arena for peers of our own uid -------------------------------
  */
 
+static struct zh_arena *cached;
+static uint32_t cached_generation = UINT32_MAX;
+
+void own_arena_refresh(void)
+{
+    cached = zh_arena_of_uid(geteuid());
+    cached_generation = zh_fork_now();
+}
+
+struct zh_arena *own_arena(void)
+{
+    if (cached_generation != zh_fork_now())
+        own_arena_refresh();
+    return cached;
+}
+
 static int arena_alloc(void *context, size_t bytes, struct zh_image_block *block)
 {
-    struct zh_arena *arena = zh_arena_of_uid(geteuid());
+    struct zh_arena *arena = own_arena();
     struct zh_block found;
     int error;
 
@@ -34,7 +50,7 @@ static int arena_alloc(void *context, size_t bytes, struct zh_image_block *block
         .ref = zh_ref_make(found.segment, (uint64_t)found.page * ZH_PAGE),
         .data = found.data,
         .bytes = (size_t)found.pages * ZH_PAGE,
-        .owner = (void *)(uintptr_t)zh_fork_now(),
+        .owner = arena,
     };
     return 0;
 }
@@ -46,12 +62,8 @@ static void arena_release(void *context, struct zh_image_block *block)
         Py_DECREF((PyObject *)block->owner); /* a peer's blob: see received_adopt */
         return;
     }
-    /* An ancestor's arena is not ours. */
-    if ((uintptr_t)block->owner != zh_fork_now())
-        return;
-    struct zh_arena *arena = zh_arena_of_uid(geteuid());
-    if (arena != NULL)
-        (void)zh_arena_unref(arena, zh_ref_segment(block->ref),
+    if (!zh_arena_inherited(block->owner))
+        (void)zh_arena_unref(block->owner, zh_ref_segment(block->ref),
                              (uint32_t)(zh_ref_offset(block->ref) / ZH_PAGE));
 }
 
@@ -382,7 +394,7 @@ int message_copy(Message *self, Message *from)
     return message_copy_counted(self, from, ZH_STAT_BYTES_BUILT);
 }
 
-int message_copy_counted(Message *self, Message *from, enum zh_stat stat)
+int message_copy_counted(Message *self, Message *from, int stat)
 {
     Message *between = NULL;
     struct zh_space space;
@@ -413,7 +425,8 @@ int message_copy_counted(Message *self, Message *from, enum zh_stat stat)
             error = zh_image_copy(&self->root->image, self->cls->layout, message_struct(self),
                                   &space, message_struct(from), &copied);
         self->root->busy = false;
-        zh_stat_add(stat, copied);
+        if (stat >= 0)
+            zh_stat_add((enum zh_stat)stat, copied);
         if (error != 0)
             image_error(error);
     }

@@ -118,7 +118,7 @@ int message_clear(Message *self);
 /* Replace by a copy of another message of the same class, counted as `bytes_built` or as told.
  * 0, or -1 with an exception. */
 int message_copy(Message *self, Message *from);
-int message_copy_counted(Message *self, Message *from, enum zh_stat stat);
+int message_copy_counted(Message *self, Message *from, int stat);
 int message_merge(Message *self, Message *from);
 int message_parse(Message *self, PyObject *buffer);
 /* New bytes. */
@@ -127,6 +127,9 @@ PyObject *message_serialize(Message *self, bool sorted);
 int image_error(int error);
 /* The second has copies refer to peers' blobs, where the first copies them. */
 extern const struct zh_image_memory arena_memory, forwarding_memory;
+/* The arena for peers of our own uid: where messages are built. What geteuid says is asked for at
+ * the first use, after a fork, and with every new link. NULL when out of memory. */
+struct zh_arena *own_arena(void);
 
 /* field.c: one value */
 PyGetSetDef field_getset(Field *field);
@@ -192,7 +195,7 @@ int received_adopt(Message *owner, PyObject *value, const uint8_t *data, size_t 
                    struct zh_slot *slot);
 /* The `refer` of images whose copies may refer to peers' memory. */
 int received_refer(struct zh_image *image, const struct zh_space *space, struct zh_slot from,
-                   const uint8_t *data, struct zh_slot *to);
+                   const uint8_t *data, size_t bytes, struct zh_slot *to);
 /* The message that has been received, of this class; new reference. */
 Message *received_message(Received *received, Class *cls);
 

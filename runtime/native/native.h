@@ -289,6 +289,9 @@ PyObject *metadata_decode(PyObject *raw, int section, PyObject *make);
 /* The text of the first entry of a section: new reference, or NULL without an exception. */
 PyObject *metadata_text(const uint8_t *data, size_t bytes, int section);
 
+/* message.c */
+void own_arena_refresh(void);
+
 /* snapshot.c: messages under way, beside bytes */
 bool is_outgoing(PyObject *message); /* bytes or a snapshot */
 uint64_t message_bytes(PyObject *message);

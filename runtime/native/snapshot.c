@@ -22,8 +22,9 @@ typedef struct {
     PyObject_HEAD
     Class *cls;
     uint32_t root_bytes, block_count, blob_count;
-    uint32_t outside;             /* bytes of the message outside its root */
-    struct zh_block *blocks;      /* of our arena */
+    uint32_t outside;       /* bytes of the message outside its root */
+    struct zh_arena *arena; /* of `blocks` */
+    struct zh_block *blocks;
     struct zh_image_block *blobs; /* of peers: `owner` is a Received, strong */
     uint8_t *root;
     uint8_t small[256]; /* where most roots fit */
@@ -33,10 +34,9 @@ static void snapshot_dealloc(Snapshot *self)
 {
     PyTypeObject *type = TYPE_OF(self);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    struct zh_arena *arena = self->block_count > 0 ? zh_arena_of_uid(geteuid()) : NULL;
 
-    for (uint32_t i = 0; arena != NULL && i < self->block_count; i++)
-        (void)zh_arena_unref(arena, self->blocks[i].segment, self->blocks[i].page);
+    for (uint32_t i = 0; !zh_arena_inherited(self->arena) && i < self->block_count; i++)
+        (void)zh_arena_unref(self->arena, self->blocks[i].segment, self->blocks[i].page);
     for (uint32_t i = 0; i < self->blob_count; i++)
         Py_DECREF((PyObject *)self->blobs[i].owner);
     free(self->blocks);
@@ -81,10 +81,9 @@ static Snapshot *snapshot_of(Message *message)
     memcpy(self->root, image->root, image->root_used);
     if (image->block_count == 0)
         return self;
-    struct zh_arena *arena = zh_arena_of_uid(geteuid());
     self->blocks = malloc(image->block_count * sizeof(*self->blocks));
     self->blobs = calloc(image->block_count, sizeof(*self->blobs));
-    if (arena == NULL || self->blocks == NULL || self->blobs == NULL) {
+    if (self->blocks == NULL || self->blobs == NULL) {
         Py_DECREF((PyObject *)self);
         PyErr_NoMemory();
         return NULL;
@@ -107,12 +106,16 @@ static Snapshot *snapshot_of(Message *message)
             .pages = (uint32_t)((block->bytes + ZH_PAGE - 1) / ZH_PAGE),
             .data = block->data,
         };
-        if ((uintptr_t)block->owner != zh_fork_now() ||
-            zh_arena_ref(arena, place.segment, place.page) != 0) {
+        if (zh_arena_inherited(block->owner) ||
+            (self->arena != NULL && self->arena != block->owner) ||
+            zh_arena_ref(block->owner, place.segment, place.page) != 0) {
             Py_DECREF((PyObject *)self);
-            PyErr_SetString(PyExc_RuntimeError, FORKED);
+            PyErr_SetString(PyExc_RuntimeError,
+                            "this message was made before fork() or under another user id; make a "
+                            "new one");
             return NULL;
         }
+        self->arena = block->owner;
         self->blocks[self->block_count++] = place;
     }
     message->lent = true;
@@ -142,12 +145,18 @@ static PyObject *native_snapshot(PyObject *Py_UNUSED(module), PyObject *object)
     /* A part of a message, or one whose memory is a peer's, becomes a message of its own. */
     Message *copy = message_new(message->cls);
     if (copy != NULL)
-        copy->image.memory = &forwarding_memory; /* a peer's blobs are handed on as they are */
-    if (copy == NULL || message_copy_counted(copy, message, ZH_STAT_BYTES_COPIED) != 0) {
+        copy->image.memory = &forwarding_memory; /* what a peer has is handed on as it is */
+    if (copy == NULL || message_copy_counted(copy, message, -1) != 0) {
         Py_XDECREF((PyObject *)copy);
         return NULL;
     }
     Snapshot *self = snapshot_of(copy);
+    /* A root is copied with every message; what had to go elsewhere was copied for this one. */
+    for (uint32_t i = 0; i < copy->image.block_count; i++) {
+        const struct zh_image_block *block = &copy->image.blocks[i];
+        if ((zh_ref_segment(block->ref) & ZH_REF_READERS) == 0)
+            zh_stat_add(ZH_STAT_BYTES_COPIED, block->used);
+    }
     Py_DECREF((PyObject *)copy);
     return (PyObject *)self;
 }
@@ -200,7 +209,7 @@ bool snapshot_fits(PyObject *object, Link *link)
         if (received_link(self->blobs[i].owner) != link->link)
             return false;
     }
-    return self->block_count == 0 || zh_link_arena(link->link) == zh_arena_of_uid(geteuid());
+    return self->block_count == 0 || zh_link_arena(link->link) == self->arena;
 }
 
 /* A copy, the same but for where its memory is: all of it in our own arena. */
@@ -232,7 +241,7 @@ PyObject *snapshot_local(PyObject *object, Link *link)
     Snapshot *self = (Snapshot *)object;
 
     if (self->blob_count == 0 ||
-        (self->block_count > 0 && zh_link_arena(link->link) != zh_arena_of_uid(geteuid())))
+        (self->block_count > 0 && zh_link_arena(link->link) != self->arena))
         return NULL;
     PyObject *local = (PyObject *)localized(self);
     if (local == NULL)
@@ -447,12 +456,18 @@ int received_adopt(Message *owner, PyObject *value, const uint8_t *data, size_t 
     return has < 0 ? image_error(has) : has;
 }
 
+/* Each is looked for among the others; a message of very many texts is sooner copied. */
+#define REFER_MOST 64u
+
 int received_refer(struct zh_image *image, const struct zh_space *space, struct zh_slot from,
-                   const uint8_t *data, struct zh_slot *to)
+                   const uint8_t *data, size_t bytes, struct zh_slot *to)
 {
-    if (space->far != received_far || zh_ref_segment(from.ref) == 0)
+    if (space->far != received_far || (zh_ref_segment(from.ref) & ZH_REF_READERS) != 0 ||
+        image->block_count >= REFER_MOST)
         return 0;
-    return refer_to(image, space->context, data, from.count, to);
+    int refers = refer_to(image, space->context, data, bytes, to);
+    to->count = from.count;
+    return refers;
 }
 
 void received_space(Received *received, struct zh_space *space)

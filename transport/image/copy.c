@@ -6,6 +6,9 @@
 
 #include "wire_internal.h"
 
+/* Less than this is sooner copied than referred to. */
+#define REFER_LEAST 512u
+
 struct copier {
     struct zh_image *image;
     const struct zh_space *space;
@@ -37,7 +40,8 @@ static int step(struct copier *c, uint32_t steps)
     return 0;
 }
 
-/* `slot.count` elements of `width` bytes as they are; the slot at `to` refers to them. */
+/* `slot.count` elements of `width` bytes as they are; the slot at `to` refers to them. `data` is
+ * the copy, NULL where there is none. */
 static int copy_bytes(struct copier *c, struct zh_slot slot, uint32_t width, uint8_t *to,
                       uint8_t **data)
 {
@@ -52,6 +56,14 @@ static int copy_bytes(struct copier *c, struct zh_slot slot, uint32_t width, uin
         return 0;
     if (room > UINT32_MAX)
         return -EMSGSIZE;
+    if (bytes >= REFER_LEAST && zh_ref_segment(slot.ref) != 0 && c->image->memory->refer != NULL) {
+        struct zh_slot same;
+        int refers = c->image->memory->refer(c->image, c->space, slot, from, bytes, &same);
+        if (refers == 1)
+            zh_store_slot(to, same.ref, same.count, same.room);
+        if (refers != 0)
+            return refers < 0 ? refers : 0;
+    }
     int error = get(c, room, false, data, &ref);
     if (error != 0)
         return error;
@@ -65,19 +77,8 @@ static int copy_bytes(struct copier *c, struct zh_slot slot, uint32_t width, uin
 static int copy_text(struct copier *c, const struct zh_field *field, uint8_t *to,
                      const uint8_t *from)
 {
-    struct zh_slot slot = zh_load_slot(from), same;
+    struct zh_slot slot = zh_load_slot(from);
     uint8_t *data;
-
-    if (field->kind == ZH_BYTES && slot.count >= ZH_IMAGE_BLOB && c->image->memory->refer != NULL) {
-        const uint8_t *at = zh_space_slot(c->space, slot, 1);
-        if (at == NULL)
-            return -EFAULT;
-        int refers = c->image->memory->refer(c->image, c->space, slot, at, &same);
-        if (refers == 1)
-            zh_store_slot(to, same.ref, same.count, same.room);
-        if (refers != 0)
-            return refers < 0 ? refers : 0;
-    }
     int error = copy_bytes(c, slot, 1, to, &data);
 
     /* What is looked at is the copy. */
@@ -124,7 +125,8 @@ static int copy_array(struct copier *c, const struct zh_field *field, uint8_t *s
         return 0;
     if (field->width < 16 && field->kind != ZH_SUBMESSAGE) {
         error = copy_bytes(c, slot, field->width, slot_at, &to);
-        for (uint32_t i = 0; error == 0 && field->kind == ZH_BOOL && i < slot.count; i++)
+        for (uint32_t i = 0; error == 0 && field->kind == ZH_BOOL && to != NULL && i < slot.count;
+             i++)
             to[i] = to[i] != 0;
         return error;
     }

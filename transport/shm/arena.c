@@ -36,6 +36,7 @@ struct zh_arena {
     pthread_mutex_t grow; /* one thread commits memory at a time; taken before `lock` */
     pthread_t ahead;      /* commits the next segment before it is needed; guarded by `lock` */
     bool ahead_started, ahead_runs;
+    uint32_t fork_generation;
     uint64_t limit;
     uint64_t committed;
     uint64_t used;
@@ -207,7 +208,13 @@ struct zh_arena *zh_arena_create(uint64_t limit)
     arena->limit = (limit != 0 ? limit : zh_arena_default_limit()) + ZH_PAGE - 1;
     arena->limit -= arena->limit % ZH_PAGE;
     arena->next_id = 1;
+    arena->fork_generation = zh_fork_now();
     return arena;
+}
+
+bool zh_arena_inherited(const struct zh_arena *arena)
+{
+    return arena != NULL && arena->fork_generation != zh_fork_now();
 }
 
 void zh_arena_destroy(struct zh_arena *arena)

@@ -48,6 +48,8 @@ ZH_API uint64_t zh_arena_default_limit(void);
 /* `limit` in bytes, 0 for the default. No memory is committed yet. NULL when out of memory. */
 ZH_API struct zh_arena *zh_arena_create(uint64_t limit);
 ZH_API void zh_arena_destroy(struct zh_arena *arena);
+/* Was it made before a fork? Then it is the parent's, and nothing is done with it. NULL is not. */
+ZH_API bool zh_arena_inherited(const struct zh_arena *arena);
 
 /*
  * The arena of this process for peers of `uid`, created at first use and kept for life (a link of a

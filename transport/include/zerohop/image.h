@@ -212,10 +212,11 @@ struct zh_image_memory {
      * 0, or a negative errno. */
     int (*alloc)(void *context, size_t bytes, struct zh_image_block *block);
     void (*release)(void *context, struct zh_image_block *block);
-    /* May be NULL. zh_image_copy asks whether the copy may refer to what a slot of bytes in `space`
-     * does, `data`, in place of copying it: 1 with `to` filled, else 0 or a negative errno. */
+    /* May be NULL. zh_image_copy asks whether the copy may refer to what a slot of text, bytes or
+     * scalars in `space` does, `bytes` at `data`, in place of copying it: 1 with `to` filled, else
+     * 0 or a negative errno. */
     int (*refer)(struct zh_image *image, const struct zh_space *space, struct zh_slot from,
-                 const uint8_t *data, struct zh_slot *to);
+                 const uint8_t *data, size_t bytes, struct zh_slot *to);
 };
 
 /*

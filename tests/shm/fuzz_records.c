@@ -15,6 +15,7 @@
 #include "harness.h"
 #include "shm/link_internal.h"
 #include "zerohop/fork.h"
+#include "zerohop/image.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #define ADDRESS_SANITIZER 1
@@ -50,6 +51,22 @@ static void touch(const uint8_t *from, uint64_t bytes)
     if (bytes > 0)
         memcpy(copy, from, bytes);
     free(copy);
+}
+
+/* Follow what an image may hold: 64-bit words that may be references, each with a count behind it.
+ */
+static void follow(struct zh_link *link, const struct zh_received *r)
+{
+    uint64_t word[2];
+
+    for (uint64_t at = 0; at + sizeof(word) <= r->header.message_bytes; at += 8) {
+        memcpy(word, r->message + at, sizeof(word));
+        uint64_t bytes = word[1] == 0 ? 1 : (uint32_t)word[1];
+        const uint8_t *far =
+            zh_link_at(link, zh_ref_segment(word[0]), zh_ref_offset(word[0]), bytes);
+        if (far != NULL)
+            touch(far, bytes);
+    }
 }
 
 static void *exactly(size_t bytes)
@@ -129,8 +146,15 @@ static void drain(struct zh_link *link)
         if (r.message != NULL)
             touch(r.message, r.header.message_bytes);
         CHECK((r.message != NULL) == ((r.header.flags & ZH_HAS_MESSAGE) != 0));
-        if (r.loaned)
+        if ((r.header.flags & ZH_LOANED) != 0) {
+            CHECK(r.loaned && (r.header.flags & ZH_IMAGE) != 0);
+            CHECK(r.header.message_bytes <= ZH_IMAGE_ROOT);
+            zh_link_hold(link);
+            follow(link, &r);
+            zh_link_let_go(link, &r);
+        } else if (r.loaned) {
             zh_link_give_back(link, &r);
+        }
         zh_link_consume(link, &r);
     }
     zh_link_flush(link);

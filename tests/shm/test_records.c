@@ -171,7 +171,8 @@ static void wrong_kinds(void)
             bool names = kind == ZH_MESSAGE;
             bool clients =
                 kind == ZH_NAME || kind == ZH_CALL || kind == ZH_HALF_CLOSE || kind == ZH_CANCEL;
-            bool servers = kind == ZH_HEADERS || kind == ZH_STATUS || kind == ZH_GOAWAY;
+            bool servers =
+                kind == ZH_HEADERS || kind == ZH_STATUS || kind == ZH_GOAWAY || kind == ZH_NAMED;
             if (kind == ZH_PAD || names || (from_client ? clients : servers))
                 continue;
             if (kind > ZH_KIND_END + 1 && kind % 51 != 0)
@@ -187,6 +188,44 @@ static void wrong_kinds(void)
             drop_link(&client);
             drop_link(&server);
         }
+    }
+}
+
+/* What the flags say must go together: images are roots with a message, loans are of images. */
+static void wrong_flags(void)
+{
+    const struct {
+        uint16_t flags;
+        uint32_t bytes;
+        bool right;
+    } cases[] = {
+        {ZH_HAS_MESSAGE | ZH_IMAGE, 0, true},
+        {ZH_HAS_MESSAGE | ZH_IMAGE, 1024, true},
+        {ZH_HAS_MESSAGE | ZH_IMAGE | ZH_TAKES_IMAGES | ZH_END_STREAM, 16, true},
+        {ZH_HAS_MESSAGE | ZH_IMAGE, 1025, false},
+        {ZH_IMAGE, 0, false},
+        {ZH_HAS_MESSAGE | ZH_LOANED, 16, false},
+        {ZH_LOANED, 0, false},
+        {ZH_HAS_MESSAGE | ZH_IMAGE | ZH_LOANED, 16, false}, /* of loan 0, generation 0 */
+        {128, 0, false},
+        {0x8000, 0, false},
+    };
+    struct zh_received r;
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct zh_link *client, *server;
+        struct zh_record header = {
+            .kind = ZH_CALL, .flags = cases[i].flags, .message_bytes = cases[i].bytes};
+        pair_link(&pair, NULL, NULL, &client, &server);
+        CHECK_EQ(zh_link_post(client, &header, NULL, noise, NULL, 0), 0);
+        CHECK_EQ(zh_link_next(server, &r), cases[i].right ? 1 : -EPROTO);
+        if (cases[i].right) {
+            CHECK(!r.loaned && r.header.flags == cases[i].flags);
+            CHECK(memcmp(r.message, noise, cases[i].bytes) == 0);
+            zh_link_consume(server, &r);
+        }
+        drop_link(&client);
+        drop_link(&server);
     }
 }
 
@@ -289,6 +328,7 @@ int main(void)
     laps();
     full_and_kept();
     wrong_kinds();
+    wrong_flags();
     space_before_arming();
     waiting_for_space();
     pair_close(&pair);

@@ -59,9 +59,10 @@ static const uint8_t *resolve(struct zh_link *link, uint32_t id, uint64_t offset
 {
     const struct zh_peer_segment *segment = find_segment(link, id);
 
-    if (segment == NULL && link->fork_generation == zh_fork_now()) {
-        /* Sent before the record was posted, so it is in the socket's queue. */
-        zh_link_serve(link);
+    /* Sent before the record was posted, so it is in the socket's queue. */
+    bool more = link->fork_generation == zh_fork_now();
+    for (int i = 0; segment == NULL && more && i < SERVES; i++) {
+        more = zh_link_serve(link);
         segment = find_segment(link, id);
     }
     if (segment == NULL)

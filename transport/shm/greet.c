@@ -437,7 +437,7 @@ static void serve_hello(struct zh_link *link, const struct zh_message *message)
     ZH_FAILPOINT(accept_reply_sent);
 }
 
-void zh_link_serve(struct zh_link *link)
+bool zh_link_serve(struct zh_link *link)
 {
     struct zh_message message;
     bool exited = false;
@@ -446,7 +446,7 @@ void zh_link_serve(struct zh_link *link)
     for (int i = 0; i < 16; i++) {
         uint32_t state = zh_link_state(link);
         if (state == ZH_LINK_DEAD)
-            return;
+            return false;
         int n = zh_message_receive(link->socket, &message);
         if (n == 1) {
             if (state == ZH_LINK_GREETING)
@@ -466,13 +466,14 @@ void zh_link_serve(struct zh_link *link)
                 zh_link_die(link, true, "the peer (pid %d) has exited", (int)link->pid);
             else if (state == ZH_LINK_GREETING && zh_now() >= link->greeted_by)
                 zh_link_die(link, false, "the peer (pid %d) did not greet in time", (int)link->pid);
-            return;
+            return false;
         }
         if (n == -EPROTO)
             zh_link_die(link, false, "the peer sent a malformed message");
         else
             zh_link_die(link, state == ZH_LINK_OPEN, "the peer (pid %d) has closed the link",
                         (int)link->pid);
-        return;
+        return false;
     }
+    return true;
 }

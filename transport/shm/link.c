@@ -177,8 +177,10 @@ void zh_link_die(struct zh_link *link, bool drain, const char *format, ...)
                 atomic_load_explicit(&zh_link_peer(link)->head, memory_order_acquire);
         mark_dead(link);
         /* The peer has ended the link, or broke its rules: nothing that it may still read is
-         * promised. */
-        reclaim(link);
+         * promised, unless it says that it does. */
+        link->peer_reads = link->peer_reads && drain;
+        if (!link->peer_reads)
+            reclaim(link);
         /* Before a forked child of ours closes its copy, the peer learns of it by this. When
          * draining, zh_link_close does it afterwards: the peer keeps its loans to us until it
          * hears. */
@@ -210,6 +212,24 @@ static void leave_pump(struct zh_link *link, int bell)
     zh_pump_remove(link->pump, link->key, link->socket, link->pidfd, bell);
 }
 
+/*
+ * With the lock held: our side has ended. The peer takes back what it has lent when it learns of
+ * the shutdown, so that this waits for what is held; `tell`: the peer does not know yet.
+ */
+static void end_side(struct zh_link *link, bool linger, bool tell)
+{
+    const struct zh_segment_message leaving = {
+        .magic = ZH_LINK_MAGIC, .version = ZH_LINK_VERSION, .kind = ZH_MSG_LEAVING};
+
+    /* EAGAIN: it does not read its socket. That the link ends matters more than what it has lent.
+     */
+    if (link->held > 0 &&
+        (!tell || zh_message_send(link->socket, &leaving, sizeof(leaving), NULL, 0) == 0))
+        link->reading = true;
+    else
+        shutdown(link->socket, linger ? SHUT_WR : SHUT_RDWR);
+}
+
 void zh_link_close(struct zh_link *link, const char *why)
 {
     bool linger = false, leave = false;
@@ -220,6 +240,11 @@ void zh_link_close(struct zh_link *link, const char *why)
          */
         atomic_store(&link->state, ZH_LINK_DEAD);
         return;
+    }
+    /* What is held may lie in segments that the peer has announced, but nobody has mapped yet. */
+    for (int i = 0; link->held > 0 && zh_link_state(link) == ZH_LINK_OPEN && i < SERVES; i++) {
+        if (!zh_link_serve(link))
+            break;
     }
     pthread_mutex_lock(&link->lock);
     uint32_t state = zh_link_state(link);
@@ -233,10 +258,12 @@ void zh_link_close(struct zh_link *link, const char *why)
          */
         linger = state == ZH_LINK_OPEN && !link->detached && link->ledger.open > 0;
         link->lingering = linger;
-        shutdown(link->socket, linger ? SHUT_WR : SHUT_RDWR);
+        end_side(link, linger, true);
         ZH_FAILPOINT(close_socket_shut);
-    } else if (!link->lingering) {
-        shutdown(link->socket, SHUT_RDWR);
+    } else if (!link->lingering && !link->reading) {
+        linger = link->peer_reads && !link->detached && link->ledger.open > 0;
+        link->lingering = linger;
+        end_side(link, linger, false);
     }
     if (linger)
         zh_link_ref(link); /* the pump's, until zh_link_linger lets go */
@@ -270,7 +297,8 @@ bool zh_link_linger(struct zh_link *link)
     link->lingering = false;
     if (ends) {
         reclaim(link);
-        shutdown(link->socket, SHUT_RDWR);
+        if (!link->reading)
+            shutdown(link->socket, SHUT_RDWR);
     }
     pthread_mutex_unlock(&link->lock);
     if (leave)
@@ -377,14 +405,24 @@ void zh_link_loans(struct zh_link *link,
 void zh_link_hold(struct zh_link *link)
 {
     zh_link_ref(link);
+    pthread_mutex_lock(&link->lock);
     link->held++;
+    pthread_mutex_unlock(&link->lock);
 }
 
 void zh_link_let_go(struct zh_link *link, const struct zh_received *received)
 {
     if (link->fork_generation == zh_fork_now()) {
-        zh_link_give_back(link, received);
-        if (--link->held == 0)
+        if (received != NULL)
+            zh_link_give_back(link, received);
+        pthread_mutex_lock(&link->lock);
+        bool last = --link->held == 0;
+        if (last && link->reading) {
+            link->reading = false;
+            shutdown(link->socket, link->lingering ? SHUT_WR : SHUT_RDWR);
+        }
+        pthread_mutex_unlock(&link->lock);
+        if (last)
             close_graves(link);
     }
     zh_link_unref(link);
@@ -446,6 +484,12 @@ void zh_link_on_message(struct zh_link *link, const struct zh_message *message)
         on_dropped(link, message->segment.id);
         return;
     case ZH_MSG_BELL:
+        return;
+    case ZH_MSG_LEAVING:
+        pthread_mutex_lock(&link->lock);
+        link->peer_reads = true;
+        pthread_mutex_unlock(&link->lock);
+        zh_link_die(link, true, "the peer (pid %d) has closed the link", (int)link->pid);
         return;
     default:
         zh_link_die(link, false, "the peer sent message kind %u", message->segment.kind);

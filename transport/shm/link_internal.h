@@ -19,9 +19,11 @@ struct zh_link {
     _Atomic uint32_t refs;
     uint32_t fork_generation;
     bool client;
-    bool detached;          /* no longer in the pump */
-    bool lingering;         /* closed by us, in the pump until the peer has ended its side too */
-    bool drain;             /* dead by the peer's end: what it posted before is still delivered */
+    bool detached;   /* no longer in the pump */
+    bool lingering;  /* closed by us, in the pump until the peer has ended its side too */
+    bool reading;    /* closed by us, and records are held: the socket is shut when they are not */
+    bool peer_reads; /* dead, but what we lent is the peer's until the socket ends */
+    bool drain;      /* dead by the peer's end: what it posted before is still delivered */
     uint64_t drain_head;    /* ... up to here: the peer's process may live on, and post on */
     _Atomic uint32_t state; /* enum zh_link_state */
     pthread_mutex_t lock;   /* guards the producing half, the ledger, closing */
@@ -70,6 +72,9 @@ struct zh_link {
     char peer_agent[ZH_AGENT_BYTES];
     char error[256];
 };
+
+/* So many calls of zh_link_serve read whatever a socket's buffer can hold. */
+#define SERVES 32
 
 static inline uint64_t zh_link_tail(const _Atomic uint64_t *tail)
 {

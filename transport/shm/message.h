@@ -16,6 +16,8 @@ enum zh_message_kind {
     ZH_MSG_SEGMENT = 4, /* a segment of the sender's arena, with its fd */
     ZH_MSG_DROPPED = 5, /* ... that is gone: unmap */
     ZH_MSG_BELL = 6,    /* a doorbell between uids */
+    ZH_MSG_LEAVING = 7, /* the sender has ended the link, but reads what it holds until the socket
+                           ends */
 };
 
 struct zh_hello {

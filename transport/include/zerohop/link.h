@@ -85,8 +85,9 @@ ZH_API int zh_link_listen(const char *path, mode_t mode, char *why, size_t room)
 ZH_API struct zh_link *zh_link_accept(struct zh_pump *pump, int listener,
                                       const struct zh_link_options *options, int *error);
 
-/* Read and act on what the socket or the pidfd has: greeting, segments, death. */
-ZH_API void zh_link_serve(struct zh_link *link);
+/* Read and act on what the socket or the pidfd has: greeting, segments, death. True when there may
+ * be more: a call's share is bounded. */
+ZH_API bool zh_link_serve(struct zh_link *link);
 
 /* The time by which an accepted link must have been greeted: serve it then. */
 ZH_API uint64_t zh_link_greeted_by(const struct zh_link *link);
@@ -153,9 +154,10 @@ ZH_API void zh_link_flush(struct zh_link *link);
 ZH_API void zh_link_give_back(struct zh_link *link, const struct zh_received *received);
 
 /*
- * Keep what a record refers to after zh_link_consume: the loan and the peer's segments stay. The
- * record is let go in place of zh_link_give_back. To be called by whoever may call zh_link_next, or
- * under the same lock.
+ * Keep what a record refers to after zh_link_consume: the loan and the peer's segments stay, also
+ * when the link is closed or the peer gone. The record is let go in place of zh_link_give_back;
+ * NULL for one whose loan is another's. To be called by whoever may call zh_link_next, or under the
+ * same lock; while something is held, so is zh_link_close.
  */
 ZH_API void zh_link_hold(struct zh_link *link);
 ZH_API void zh_link_let_go(struct zh_link *link, const struct zh_received *received);
@@ -192,7 +194,8 @@ ZH_API void zh_link_fail(struct zh_link *link, const char *why);
 
 /*
  * End the link in order, with a reason (copied), or, when the peer has ended it, leave the pump.
- * What is still lent stays the peer's until it has ended its side. Idempotent.
+ * What is still lent stays the peer's until it has ended its side; what is held stays ours until it
+ * is let go. Idempotent.
  */
 ZH_API void zh_link_close(struct zh_link *link, const char *why);
 

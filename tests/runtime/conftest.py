@@ -19,8 +19,9 @@ _HERE = Path(__file__).resolve().parent
 if str(_HERE) not in sys.path:
     sys.path.insert(0, str(_HERE))
 
-# "run" is grpcio after zerohop.install(): what programs under `zerohop run` get.
-_IMPLS = ("grpcio", "zerohop", "run")
+# "run" is grpcio after zerohop.install(): what programs under `zerohop run` get. "zerohop-generated"
+# is zerohop with its own messages, stubs and servicers.
+_IMPLS = ("grpcio", "zerohop", "run", "zerohop-generated")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,7 +60,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             names.append("zerohop-inline")
         metafunc.parametrize("impl", names, ids=names, indirect=True)
     if "impl_name" in metafunc.fixturenames:
-        metafunc.parametrize("impl_name", wanted, ids=wanted)
+        names = [name for name in wanted if name != "zerohop-generated"]
+        metafunc.parametrize("impl_name", names, ids=names)
     if "impl_aio" in metafunc.fixturenames:
         metafunc.parametrize("impl_aio", wanted, ids=wanted, indirect=True)
 
@@ -71,8 +73,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @contextlib.contextmanager
-def _installed(impl: str, tmp_path: Path) -> Iterator[None]:
-    """For "run": grpc as `zerohop run` makes it, with a registry of the test's own."""
+def _installed(impl: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
+    """For "run": grpc as `zerohop run` makes it, with a registry of the test's own. For
+    "zerohop-generated": generated modules in place of the stock ones."""
+    if impl == "zerohop-generated":
+        import generatedharness
+
+        with generatedharness.in_place(request.module):
+            yield
+        return
     if impl != "run":
         yield
         return
@@ -92,7 +101,7 @@ def impl(request: pytest.FixtureRequest, tmp_path: Path):
     """The synchronous API of grpcio or of zerohop."""
     import apiharness
 
-    with _installed(request.param, tmp_path):
+    with _installed(request.param, request, tmp_path):
         harness = apiharness.Impl(request.param, tmp_path)
         yield harness
         harness.close()
@@ -103,7 +112,7 @@ async def impl_aio(request: pytest.FixtureRequest, tmp_path: Path):
     """The asyncio API of grpcio or of zerohop."""
     import apiharness
 
-    with _installed(request.param, tmp_path):
+    with _installed(request.param, request, tmp_path):
         harness = apiharness.AioImpl(request.param, tmp_path)
         yield harness
         await harness.close()

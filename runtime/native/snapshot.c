@@ -65,6 +65,7 @@ static Snapshot *snapshot_alloc(Class *cls, size_t root_bytes)
         return NULL;
     }
     self->root_bytes = (uint32_t)root_bytes;
+    self->fork_generation = zh_fork_now();
     return self;
 }
 
@@ -297,6 +298,7 @@ struct Received {
     PyObject_HEAD
     struct zh_link *link; /* held, while there is a loan; else NULL */
     struct zh_received record;
+    uint32_t fork_generation;
     uint32_t own_count; /* blocks of ours that have come back: one reference each */
     struct zh_block *own;
     uint32_t root_bytes;
@@ -320,6 +322,7 @@ PyObject *received_new(Link *link, const struct zh_received *record)
         Py_DECREF((PyObject *)self);
         return PyErr_NoMemory();
     }
+    self->fork_generation = zh_fork_now();
     self->root_bytes = (uint32_t)bytes;
     memcpy(self->root, record->message, bytes);
     self->record = *record;
@@ -336,7 +339,8 @@ static void received_dealloc(Received *self)
     PyTypeObject *type = TYPE_OF(self);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
-    for (uint32_t i = 0; i < self->own_count; i++)
+    bool ours = self->fork_generation == zh_fork_now();
+    for (uint32_t i = 0; ours && i < self->own_count; i++)
         (void)zh_arena_unref(zh_link_arena(self->link), self->own[i].segment, self->own[i].page);
     free(self->own);
     if (self->link != NULL)
@@ -359,7 +363,8 @@ static const uint8_t *own_memory(Received *self, uint32_t segment, uint64_t offs
         if (block->segment == segment && offset >= begin && offset - begin < size)
             return bytes <= size - (offset - begin) ? block->data + (offset - begin) : NULL;
     }
-    if (zh_link_lent(self->link, segment, offset, bytes, &found) != 0)
+    if (self->fork_generation != zh_fork_now() ||
+        zh_link_lent(self->link, segment, offset, bytes, &found) != 0)
         return NULL;
     struct zh_block *own = realloc(self->own, (self->own_count + 1) * sizeof(*own));
     if (own == NULL) {

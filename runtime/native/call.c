@@ -324,9 +324,18 @@ void client_abandon(Call *call)
         pump_background(call->pump, -1);
 }
 
+/* Has the server not answered yet what its method's messages are? */
+static bool is_unanswered(const Call *call)
+{
+    const Link *link = call->link;
+    PyObject *known = call->types == NULL ? NULL : PyDict_GetItem(link->names, call->types);
+
+    return known != NULL && link->agreed[PyLong_AsLong(known)] == AGREED_ASKED;
+}
+
 void client_expired(Call *call)
 {
-    if (call->started || call->link == NULL)
+    if (call->started || call->link == NULL || is_unanswered(call))
         client_cancel(call, STATUS_DEADLINE_EXCEEDED, "Deadline Exceeded");
     else
         client_cancel(call, STATUS_RESOURCE_EXHAUSTED,

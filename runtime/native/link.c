@@ -18,7 +18,7 @@ PyTypeObject *Link_Type;
  * ------------------------------------------------------------------------------------- */
 
 /* The peer's message, in private memory: new bytes, or NULL with an exception. */
-static PyObject *read_message(const struct zh_received *received)
+static PyObject *read_message(Link *link, const struct zh_received *received)
 {
     size_t bytes = received->header.message_bytes;
     bool in_block = (received->header.flags & ZH_MESSAGE_IN_BLOCK) != 0;
@@ -31,9 +31,12 @@ static PyObject *read_message(const struct zh_received *received)
     PyObject *message = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)bytes);
     if (message != NULL && bytes > 0) {
         char *to = PyBytes_AsString(message);
+        /* Another thread that reads an image meanwhile may find that the peer drops this memory. */
+        zh_link_hold(link->link);
         Py_BEGIN_ALLOW_THREADS
             memcpy(to, received->message, bytes);
         Py_END_ALLOW_THREADS
+        zh_link_let_go(link->link, NULL);
         zh_stat_add(ZH_STAT_BYTES_COPIED, bytes);
     }
     return message;
@@ -96,7 +99,7 @@ static void take_message(Link *link, Call *call, const struct zh_received *recei
         call->recv_window -= MESSAGE_COST(bytes);
         zh_stat_add(ZH_STAT_STREAMS_MESSAGES_RECEIVED, 1);
     }
-    PyObject *message = image ? received_new(link, received) : read_message(received);
+    PyObject *message = image ? received_new(link, received) : read_message(link, received);
     if (message == NULL || queue_push(&call->inbox, message) != 0) {
         PyErr_Clear();
         if (call->client)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from faultharness import *  # noqa: F403 - fixtures
+from generatedharness import *  # noqa: F403 - fixtures
 from registryharness import *  # noqa: F403 - fixtures
 from runharness import *  # noqa: F403 - fixtures
 

@@ -27,8 +27,12 @@ sys.path.insert(0, os.environ["ZEROHOP_TEST_HARNESS"])
 import grpc, zerohop
 from faultharness import *
 from faultharness import commands, holdings, balance
-from zhtest import echo_pb2_grpc
-from zhtest.types_pb2 import EchoReply, EchoRequest
+if os.environ.get("ZEROHOP_TEST_GENERATED"):
+    from zhtest import echo_zerohop as echo_pb2_grpc
+    from zhtest.types_zerohop import EchoReply, EchoRequest
+else:
+    from zhtest import echo_pb2_grpc
+    from zhtest.types_pb2 import EchoReply, EchoRequest
 address = sys.argv[1]
 
 def stub_of(target=address, options=None):

@@ -611,18 +611,22 @@ static PyObject *native_method_types(PyObject *Py_UNUSED(module), PyObject *args
     return method_types(request, response);
 }
 
+/* As a class's own SerializeToString: of its messages only, for the peer reads them as such. */
+static PyObject *class_snapshot(PyObject *type, PyObject *object)
+{
+    if (!PyObject_TypeCheck(object, (PyTypeObject *)type)) {
+        PyErr_Format(PyExc_TypeError, "a message of %R is wanted, not %R", type, TYPE_OF(object));
+        return NULL;
+    }
+    return native_snapshot(NULL, object);
+}
+
 PyObject *image_serializer(PyObject *serializer)
 {
-    static PyObject *snapshot;
+    static PyMethodDef method = {"snapshot", class_snapshot, METH_O, NULL};
+    Class *cls = class_of_method(serializer);
 
-    if (class_of_method(serializer) == NULL)
-        return Py_NewRef(serializer);
-    if (snapshot == NULL) {
-        PyObject *module = PyImport_ImportModule("zerohop._native");
-        snapshot = module == NULL ? NULL : PyObject_GetAttrString(module, "snapshot");
-        Py_XDECREF(module);
-    }
-    return Py_XNewRef(snapshot);
+    return cls == NULL ? Py_NewRef(serializer) : PyCFunction_New(&method, (PyObject *)cls->type);
 }
 
 static PyObject *native_method_key(PyObject *Py_UNUSED(module), PyObject *args)

@@ -20,9 +20,11 @@ _HERE = Path(__file__).resolve().parent
 if str(_HERE) not in sys.path:
     sys.path.insert(0, str(_HERE))
 
-# "run" is grpcio after zerohop.install(): what programs under `zerohop run` get. "zerohop-generated"
-# is zerohop with its own messages, stubs and servicers.
-_IMPLS = ("grpcio", "zerohop", "run", "zerohop-generated")
+# "run" is grpcio after zerohop.install(): what programs under `zerohop run` get. "-generated" is the
+# same with our messages, stubs and servicers in place of the stock ones; the last two, which are
+# wire bytes as everywhere, run when they are asked for.
+_USUAL = ("grpcio", "zerohop", "run", "zerohop-generated")
+_IMPLS = (*_USUAL, "run-generated", "grpcio-generated")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -50,7 +52,7 @@ def _wanted(config: pytest.Config) -> list[str]:
     only = config.getoption("--impl", default=None) or os.environ.get("ZEROHOP_TEST_IMPL")
     if only and only not in _IMPLS:
         raise pytest.UsageError(f"no such implementation: {only}")
-    return [only] if only else list(_IMPLS)
+    return [only] if only else list(_USUAL)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -61,7 +63,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             names.append("zerohop-inline")
         metafunc.parametrize("impl", names, ids=names, indirect=True)
     if "impl_name" in metafunc.fixturenames:
-        names = [name for name in wanted if name != "zerohop-generated"]
+        names = [name for name in wanted if not name.endswith("-generated")]
         metafunc.parametrize("impl_name", names, ids=names)
     if "impl_aio" in metafunc.fixturenames:
         metafunc.parametrize("impl_aio", wanted, ids=wanted, indirect=True)
@@ -76,16 +78,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @contextlib.contextmanager
 def _installed(impl: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
     """For "run": grpc as `zerohop run` makes it, with a registry of the test's own. For
-    "zerohop-generated": generated modules in place of the stock ones."""
-    if impl == "zerohop-generated":
-        import generatedharness
+    "-generated": generated modules in place of the stock ones."""
+    with contextlib.ExitStack() as stack:
+        if impl.endswith("-generated"):
+            import generatedharness
 
-        with generatedharness.in_place(request.module):
-            yield
-        return
-    if impl != "run":
+            stack.enter_context(generatedharness.in_place(request.module))
+        if impl.startswith("run"):
+            stack.enter_context(_run(tmp_path))
         yield
-        return
+
+
+@contextlib.contextmanager
+def _run(tmp_path: Path) -> Iterator[None]:
     from zerohop.install import install, uninstall
 
     with pytest.MonkeyPatch.context() as patch:

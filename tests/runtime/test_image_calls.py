@@ -1,5 +1,5 @@
-"""Calls of generated messages: images carry them, nothing is copied, and what is read is the sender's
-memory."""
+"""Calls of generated messages: images carry them, nothing is copied, and what is read is the memory
+of the sender."""
 
 from __future__ import annotations
 

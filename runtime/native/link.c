@@ -32,7 +32,7 @@ static PyObject *read_message(Link *link, const struct zh_received *received)
     if (message != NULL && bytes > 0) {
         char *to = PyBytes_AsString(message);
         /* Another thread that reads an image meanwhile may find that the peer drops this memory. */
-        zh_link_hold(link->link);
+        zh_link_hold(link->link, NULL);
         Py_BEGIN_ALLOW_THREADS
             memcpy(to, received->message, bytes);
         Py_END_ALLOW_THREADS

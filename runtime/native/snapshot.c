@@ -65,7 +65,6 @@ static Snapshot *snapshot_alloc(Class *cls, size_t root_bytes)
         return NULL;
     }
     self->root_bytes = (uint32_t)root_bytes;
-    self->fork_generation = zh_fork_now();
     return self;
 }
 
@@ -270,6 +269,11 @@ int snapshot_lend(PyObject *object, Link *link, uint64_t tag, struct zh_loaned *
     return error;
 }
 
+bool snapshot_lends_back(PyObject *object)
+{
+    return ((const Snapshot *)object)->blob_count > 0;
+}
+
 void holds_end(void)
 {
     struct zh_hold *next;
@@ -327,7 +331,7 @@ PyObject *received_new(Link *link, const struct zh_received *record)
     memcpy(self->root, record->message, bytes);
     self->record = *record;
     if ((record->header.flags & ZH_LOANED) != 0) {
-        zh_link_hold(link->link);
+        zh_link_hold(link->link, record);
         link->kept = true;
         self->link = link->link;
     }

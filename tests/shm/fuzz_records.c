@@ -149,7 +149,7 @@ static void drain(struct zh_link *link)
         if ((r.header.flags & ZH_LOANED) != 0) {
             CHECK(r.loaned && (r.header.flags & ZH_IMAGE) != 0);
             CHECK(r.header.message_bytes <= ZH_IMAGE_ROOT);
-            zh_link_hold(link);
+            zh_link_hold(link, &r);
             follow(link, &r);
             zh_link_let_go(link, &r);
         } else if (r.loaned) {

@@ -63,7 +63,7 @@ static struct zh_received take(struct zh_link *link)
     CHECK_EQ(zh_link_next(link, &r), 1);
     CHECK(r.loaned && (r.header.flags & ZH_LOANED) != 0);
     CHECK(memcmp(r.message, "root", 4) == 0);
-    zh_link_hold(link);
+    zh_link_hold(link, &r);
     zh_link_consume(link, &r);
     zh_link_flush(link);
     return r;
@@ -481,7 +481,7 @@ static int reading_child(void *arg)
         (void)lend(link, blocks, 2);
         discard(blocks, 2);
         if (next_within(pump, link, &r, MS(1)) == 1) {
-            zh_link_hold(link);
+            zh_link_hold(link, &r);
             zh_link_consume(link, &r);
             zh_link_flush(link);
             if (random_next(&random) % 4 != 0)
@@ -514,7 +514,7 @@ static void killed_while_held(void)
                 zh_link_unloan(link, &loaned);
             if (next_within(pair.server_pump, link, &r, MS(1)) != 1)
                 continue;
-            zh_link_hold(link);
+            zh_link_hold(link, &r);
             zh_link_consume(link, &r);
             zh_link_flush(link);
             if (count < 64)

@@ -207,7 +207,7 @@ static void wrong_flags(void)
         {ZH_HAS_MESSAGE | ZH_LOANED, 16, false},
         {ZH_LOANED, 0, false},
         {ZH_HAS_MESSAGE | ZH_IMAGE | ZH_LOANED, 16, false}, /* of loan 0, generation 0 */
-        {128, 0, false},
+        {256, 0, false},
         {0x8000, 0, false},
     };
     struct zh_received r;

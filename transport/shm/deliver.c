@@ -127,7 +127,7 @@ int zh_link_next(struct zh_link *link, struct zh_received *received)
         const uint16_t flags = header->flags;
         const uint16_t block_flags = ZH_MESSAGE_IN_BLOCK | ZH_METADATA_IN_BLOCK;
         if ((flags & ~(ZH_HAS_MESSAGE | block_flags | ZH_END_STREAM | ZH_IMAGE | ZH_LOANED |
-                       ZH_TAKES_IMAGES)) != 0 ||
+                       ZH_TAKES_IMAGES | ZH_LENT_BACK)) != 0 ||
             ((flags & (ZH_MESSAGE_IN_BLOCK | ZH_IMAGE)) != 0 && (flags & ZH_HAS_MESSAGE) == 0) ||
             ((flags & ZH_LOANED) != 0 && (flags & ZH_IMAGE) == 0) ||
             ((flags & ZH_IMAGE) != 0 && header->message_bytes > ZH_IMAGE_ROOT) ||

@@ -158,8 +158,14 @@ static void mark_dead(struct zh_link *link)
 
 static void reclaim(struct zh_link *link)
 {
-    if (link->ledger.arena != NULL)
+    link->reclaims = link->held_back > 0;
+    if (link->ledger.arena != NULL && !link->reclaims)
         zh_ledger_reclaim(&link->ledger);
+}
+
+static bool is_lent_back(const struct zh_received *received)
+{
+    return received != NULL && (received->header.flags & ZH_LENT_BACK) != 0;
 }
 
 void zh_link_die(struct zh_link *link, bool drain, const char *format, ...)
@@ -402,11 +408,12 @@ void zh_link_loans(struct zh_link *link,
     pthread_mutex_unlock(&link->lock);
 }
 
-void zh_link_hold(struct zh_link *link)
+void zh_link_hold(struct zh_link *link, const struct zh_received *received)
 {
     zh_link_ref(link);
     pthread_mutex_lock(&link->lock);
     link->held++;
+    link->held_back += is_lent_back(received);
     pthread_mutex_unlock(&link->lock);
 }
 
@@ -417,6 +424,9 @@ void zh_link_let_go(struct zh_link *link, const struct zh_received *received)
             zh_link_give_back(link, received);
         pthread_mutex_lock(&link->lock);
         bool last = --link->held == 0;
+        link->held_back -= is_lent_back(received);
+        if (link->reclaims)
+            reclaim(link);
         if (last && link->reading) {
             link->reading = false;
             shutdown(link->socket, link->lingering ? SHUT_WR : SHUT_RDWR);

@@ -62,6 +62,8 @@ struct zh_link {
     uint64_t tail_published;
     _Atomic uint64_t return_tail;
     struct zh_peer_segment segments[ZH_ARENA_SEGMENTS];
+    uint32_t held_back;   /* of these, such as refer to what we have lent */
+    bool reclaims;        /* the peer is gone: that comes back when they are let go */
     uint32_t held;        /* records whose loans are kept: what they refer to stays mapped */
     uint32_t grave_count; /* segments that the peer has dropped meanwhile */
     struct zh_mapping graves[ZH_ARENA_SEGMENTS];

@@ -155,11 +155,12 @@ ZH_API void zh_link_give_back(struct zh_link *link, const struct zh_received *re
 
 /*
  * Keep what a record refers to after zh_link_consume: the loan and the peer's segments stay, also
- * when the link is closed or the peer gone. The record is let go in place of zh_link_give_back;
- * NULL for one whose loan is another's. To be called by whoever may call zh_link_next, or under the
- * same lock; while something is held, so is zh_link_close.
+ * when the link is closed or the peer gone; so does what we have lent, if the record refers to it.
+ * The record is let go in place of zh_link_give_back. NULL for one whose loan is another's. To be
+ * called by whoever may call zh_link_next, or under the same lock; while something is held, so is
+ * zh_link_close.
  */
-ZH_API void zh_link_hold(struct zh_link *link);
+ZH_API void zh_link_hold(struct zh_link *link, const struct zh_received *received);
 ZH_API void zh_link_let_go(struct zh_link *link, const struct zh_received *received);
 /*
  * Memory of our own that the peer refers to, since we have lent it to it: the block around `offset`

@@ -51,6 +51,7 @@ enum zh_record_flags {
     ZH_IMAGE = 16,            /* the message is the root of an image (docs/image.md) */
     ZH_LOANED = 32,           /* the loan is what the image refers to */
     ZH_TAKES_IMAGES = 64,     /* ZH_CALL: replies may be images */
+    ZH_LENT_BACK = 128,       /* ZH_LOANED: the image refers to memory of the receiver's, too */
 };
 
 struct zh_record {

@@ -176,6 +176,7 @@ void pump_handle_events(Pump *pump, const struct zh_event *events, int count)
             }
         }
     }
+    holds_end(); /* also those of links that were closed, and whose peers have ended now */
 }
 
 void pump_poll_events(Pump *pump)

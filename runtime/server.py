@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 from zerohop import _native, log
-from zerohop._native import EVENT_WRITABLE, Snapshot, image_serializer
+from zerohop._native import EVENT_WRITABLE, ArenaFull, Snapshot, image_serializer
 from zerohop.address import parse_target
 from zerohop.context import Context, RequestIterator
 from zerohop.handlers import (
@@ -39,6 +39,7 @@ SIGNALS = 0.2
 
 _INTERNAL = grpc.StatusCode.INTERNAL
 _UNKNOWN = grpc.StatusCode.UNKNOWN
+_EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def socket_mode(allow_uids: Sequence[int]) -> int:
@@ -64,7 +65,7 @@ def _handler_raised(context: Context, error: BaseException, doing: str) -> None:
         except Exception:
             details = "Calling application raised unprintable Exception!"
         _log.error(details, exc_info=error)
-        _aborted(context, _UNKNOWN, details)
+        _aborted(context, _EXHAUSTED if isinstance(error, ArenaFull) else _UNKNOWN, details)
 
 
 def _serialize(context: Context, response: Any, serializer: Any) -> bytes | Snapshot | None:

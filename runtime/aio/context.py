@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 from zerohop import log
-from zerohop._native import EVENT_DONE, EVENT_MESSAGE, EVENT_WRITABLE, now
+from zerohop._native import EVENT_DONE, EVENT_MESSAGE, EVENT_WRITABLE, ArenaFull, now
 from zerohop.aio.signals import Signals
 from zerohop.context import CallContext, code_of, text_of
 from zerohop.status import NUMBERS
@@ -17,6 +17,7 @@ from zerohop.status import NUMBERS
 _log = log.logger("server")
 
 _UNKNOWN = NUMBERS[grpc.StatusCode.UNKNOWN]
+_EXHAUSTED = NUMBERS[grpc.StatusCode.RESOURCE_EXHAUSTED]
 
 # grpcio's words.
 _FINISHED = "RPC already finished."
@@ -153,7 +154,8 @@ class Context(CallContext, grpc.aio.ServicerContext[Any, Any]):  # type: ignore[
 
     def fail(self, error: BaseException) -> None:
         """End the call whose handler has raised, in grpcio's words."""
-        number = NUMBERS[code_of(self.user_code) or grpc.StatusCode.OK] or _UNKNOWN
+        otherwise = _EXHAUSTED if isinstance(error, ArenaFull) else _UNKNOWN
+        number = NUMBERS[code_of(self.user_code) or grpc.StatusCode.OK] or otherwise
         try:
             details = f"Unexpected {type(error)}: {error}"
         except Exception:

@@ -20,9 +20,9 @@ _HERE = Path(__file__).resolve().parent
 if str(_HERE) not in sys.path:
     sys.path.insert(0, str(_HERE))
 
-# "run" is grpcio after zerohop.install(): what programs under `zerohop run` get. "-generated" is the
-# same with our messages, stubs and servicers in place of the stock ones; the last two, which are
-# wire bytes as everywhere, run when they are asked for.
+# "run" is grpcio after zerohop.install(): what programs under `zerohop run` get. "-generated" is
+# with our messages, stubs and servicers in place of the stock ones; the last two run when they are
+# asked for.
 _USUAL = ("grpcio", "zerohop", "run", "zerohop-generated")
 _IMPLS = (*_USUAL, "run-generated", "grpcio-generated")
 

@@ -75,7 +75,7 @@ static void wrong_record(struct zh_link *link, uint64_t *random)
     struct zh_record record = {
         .kind = (uint8_t)(below(random, 8) == 0 ? odd_number(random) : below(random, ZH_KIND_END)),
         .slots = (uint8_t)(below(random, 8) == 0 ? odd_number(random) : 1 + below(random, 4)),
-        .flags = (uint16_t)(below(random, 8) == 0 ? odd_number(random) : below(random, 16)),
+        .flags = (uint16_t)(below(random, 8) == 0 ? odd_number(random) : below(random, 512)),
         .call = random_next(random),
         .metadata_bytes = (uint32_t)odd_number(random),
         .segment = (uint32_t)(below(random, 4) == 0 ? odd_number(random) : below(random, 4)),
@@ -425,6 +425,78 @@ int attack_loans(void *arg)
         if (below(&random, 2) == 0)
             shutdown(link->socket, SHUT_WR); /* ends, and stays */
         sleep_ns(MS(below(&random, 20)));
+        drop_link(&link);
+        settle(pump, 0);
+    }
+    return 0;
+}
+
+/* --- images --- */
+
+/* Roots that refer to blocks of several segments, which are dropped, written to and sent again
+ * while the peer holds them. */
+int attack_images(void *arg)
+{
+    const struct attack *a = arg;
+    uint64_t random = a->seed;
+    struct zh_received r;
+
+    become(a);
+    struct zh_pump *pump = new_pump();
+    while (zh_now() < a->until) {
+        struct zh_link *link = greet(pump, a->path);
+        if (link == NULL)
+            continue;
+        bool drops = below(&random, 2) == 0;
+        for (uint64_t round = below(&random, 300); round > 0 && zh_link_state(link) == ZH_LINK_OPEN;
+             round--) {
+            struct zh_block blocks[4];
+            uint32_t count = 1 + (uint32_t)below(&random, 4), made = 0;
+            struct zh_loaned loaned;
+            uint64_t root[8];
+            while (made < count && zh_arena_alloc(link->arena, 1 + below(&random, 3 << 20), true,
+                                                  &blocks[made]) == 0)
+                made++;
+            for (int i = 0; i < 8; i++) {
+                const struct zh_block *block = &blocks[made > 0 ? below(&random, made) : 0];
+                root[i] = made == 0 || below(&random, 3) == 0
+                              ? odd_number(&random)
+                              : (uint64_t)block->segment << 36 | (uint64_t)block->page * ZH_PAGE;
+            }
+            struct zh_record header = {.kind = ZH_CALL,
+                                       .flags = ZH_HAS_MESSAGE | ZH_IMAGE | ZH_LOANED |
+                                                (below(&random, 4) == 0 ? ZH_LENT_BACK : 0),
+                                       .call = round,
+                                       .message_bytes = sizeof(root),
+                                       .far_bytes = (uint32_t)odd_number(&random)};
+            if (made > 0 && zh_link_lend(link, blocks, made, 0, NULL, &loaned) == 0) {
+                if (below(&random, 8) == 0)
+                    loaned.loan.id = (uint32_t)below(&random, ZH_LOANS);
+                if (zh_link_post(link, &header, NULL, root, &loaned, 0) != 0)
+                    zh_link_unloan(link, &loaned);
+            }
+            for (uint32_t i = 0; i < made; i++) {
+                blocks[i].data[0]++;
+                struct zh_segment_message m = {.magic = ZH_LINK_MAGIC,
+                                               .version = ZH_LINK_VERSION,
+                                               .kind = below(&random, 16) == 0 ? ZH_MSG_LEAVING
+                                                                               : ZH_MSG_DROPPED,
+                                               .id = blocks[i].segment};
+                if (drops && below(&random, 8) == 0)
+                    send_fds(link->socket, &m, sizeof(m), NULL, 0);
+                (void)zh_arena_unref(link->arena, blocks[i].segment, blocks[i].page);
+            }
+            zh_link_serve(link);
+            while (zh_link_next(link, &r) == 1) {
+                if (r.loaned)
+                    zh_link_give_back(link, &r);
+                zh_link_consume(link, &r);
+            }
+            zh_link_flush(link);
+            struct zh_return credit;
+            while (zh_link_next_return(link, &credit) == 1)
+                ;
+        }
         drop_link(&link);
         settle(pump, 0);
     }

@@ -19,6 +19,8 @@ int attack_memory(void *attack);
 int attack_greeting(void *attack);
 /* Greet in order, borrow and lend, and break the rules of that: never or twice returned, unread. */
 int attack_loans(void *attack);
+/* Send images, and drop, change and forge what they lie in. */
+int attack_images(void *attack);
 /* Hold what there is of a doorbell, and connections that say nothing. */
 int attack_bells(void *attack);
 

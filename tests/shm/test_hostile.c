@@ -73,6 +73,46 @@ static uint64_t read_all(const uint8_t *from, uint64_t bytes)
     return sum;
 }
 
+/* Images that are held for a while, whatever becomes of their links. */
+enum { HELD = 200 };
+static struct {
+    struct zh_link *link;
+    struct zh_received record;
+    const uint8_t *view;
+} held[HELD];
+
+static void let_go(int i)
+{
+    if (held[i].link == NULL)
+        return;
+    zh_link_let_go(held[i].link, &held[i].record);
+    held[i].link = NULL;
+}
+
+static uint64_t hold(struct zh_link *link, const struct zh_received *r)
+{
+    static int next;
+    uint64_t words[128], sum = 0;
+    int i = next++ % HELD;
+
+    let_go(i);
+    zh_link_hold(link, r);
+    held[i].link = link;
+    held[i].record = *r;
+    held[i].view = NULL;
+    memcpy(words, r->message, r->header.message_bytes);
+    for (uint64_t w = 0; w < r->header.message_bytes / 8; w++) {
+        const uint8_t *at =
+            zh_link_at(link, (uint32_t)(words[w] >> 36), words[w] & ((UINT64_C(1) << 36) - 1), 100);
+        sum += at != NULL ? at[0] + at[99] : 0;
+        held[i].view = at != NULL ? at : held[i].view;
+    }
+    /* Old views are as good as new ones. */
+    for (int j = 0; j < HELD; j++)
+        sum += held[j].link != NULL && held[j].view != NULL ? held[j].view[99] : 0;
+    return sum;
+}
+
 static void serve_link(struct zh_link **slot)
 {
     static volatile uint64_t sink;
@@ -91,7 +131,9 @@ static void serve_link(struct zh_link **slot)
         sink += read_all(r.metadata, r.header.metadata_bytes);
         if (r.message != NULL)
             sink += read_all(r.message, r.header.message_bytes);
-        if (r.loaned)
+        if ((r.header.flags & ZH_LOANED) != 0)
+            sink += hold(link, &r);
+        else if (r.loaned)
             zh_link_give_back(link, &r);
         zh_link_consume(link, &r);
         (void)zh_link_credit(link, call, 64);
@@ -159,6 +201,8 @@ static void under(const char *name, int (*attack)(void *), uint32_t uid)
     expect_exit(honest, 0, SECONDS(20));
     CHECK(accepted > 3 && records > 100 && broken > 0);
 
+    for (int i = 0; i < HELD; i++)
+        let_go(i);
     /* They are gone; so is all they held. */
     for (uint64_t end = zh_now() + SECONDS(10); zh_now() < end;) {
         int open = 0;
@@ -235,10 +279,8 @@ int main(int argc, char **argv)
         const char *name;
         int (*attack)(void *);
     } attacks[] = {
-        {"memory", attack_memory},
-        {"greeting", attack_greeting},
-        {"loans", attack_loans},
-        {"bells", attack_bells},
+        {"memory", attack_memory}, {"greeting", attack_greeting}, {"loans", attack_loans},
+        {"images", attack_images}, {"bells", attack_bells},
     };
 
     if (argc > 1)

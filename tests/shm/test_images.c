@@ -2,6 +2,7 @@
  * be read, and for how long. */
 #include <errno.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -417,6 +418,54 @@ static void closed_while_held(void)
     }
 }
 
+/* What we have lent, and the peer's image refers to, comes back when that is let go, should the
+ * peer be gone by then. */
+static void lent_back(void)
+{
+    for (int back = 0; back < 2; back++) {
+        struct zh_link *client, *server;
+        struct zh_block block, found, theirs;
+        struct zh_loaned loaned;
+        struct zh_record header = {.kind = ZH_STATUS,
+                                   .flags = ZH_HAS_MESSAGE | ZH_IMAGE | ZH_LOANED |
+                                            (back != 0 ? ZH_LENT_BACK : 0),
+                                   .message_bytes = 4};
+
+        build(&block, 1, 1);
+        build(&theirs, 1, 1);
+        pair_link(&pair, NULL, NULL, &client, &server);
+        CHECK_EQ(lend(client, &block, 1), 0);
+        struct zh_received request = take(server);
+        CHECK_EQ(zh_link_lend(server, &theirs, 1, 9, NULL, &loaned), 0);
+        CHECK_EQ(zh_link_post(server, &header, NULL, "root", &loaned, 0), 0);
+        struct zh_received reply = take(client);
+        discard(&block, 1);
+        discard(&theirs, 1);
+        CHECK_EQ(zh_link_lent(client, block.segment, (uint64_t)block.page * ZH_PAGE, 1, &found), 0);
+        CHECK_EQ(zh_arena_unref(arena(), found.segment, found.page), 0);
+        shutdown(server->socket, SHUT_RDWR); /* as by its death */
+        CHECK(serve_until_dead(pair.client_pump, client, SECONDS(5)));
+        zh_link_close(client, "end");
+        CHECK_EQ(loans_open(client), back);
+        reuse(5000);
+        CHECK_EQ(zh_link_lent(client, block.segment, (uint64_t)block.page * ZH_PAGE, 1, &found),
+                 back != 0 ? 0 : -ENOENT);
+        if (back != 0) {
+            CHECK(found.data[0] == 1);
+            CHECK_EQ(zh_arena_unref(arena(), found.segment, found.page), 0);
+        }
+        zh_link_let_go(client, &reply);
+        CHECK_EQ(loans_open(client), 0);
+        zh_link_close(server, "end");
+        zh_link_let_go(server, &request);
+        serve_both();
+        zh_link_unref(client);
+        zh_link_unref(server);
+        CHECK_EQ(lent_and_not_returned(), 0);
+        CHECK_EQ(arena_used(), 0);
+    }
+}
+
 /* A segment that nobody has mapped yet when the link is closed is what has been held, too. */
 static void closed_before_mapped(void)
 {
@@ -587,6 +636,7 @@ int main(void)
     places();
     dropped_while_held();
     closed_while_held();
+    lent_back();
     closed_before_mapped();
     many_segments();
     killed_while_held();

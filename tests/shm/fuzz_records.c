@@ -110,7 +110,7 @@ static struct zh_link *make_link(struct zh_pump *pump, struct zh_arena *arena, i
     for (int i = 0; i < LOANS; i++) {
         CHECK_EQ(zh_arena_alloc(arena, 1, true, &loaned.block), 0);
         link->sent[0] = loaned.block.segment;
-        CHECK_EQ(zh_ledger_lend(&link->ledger, &loaned.block, 1, 0, &loaned.loan), 0);
+        CHECK_EQ(zh_ledger_lend(&link->ledger, &loaned.block, 1, 0, NULL, &loaned.loan), 0);
         if (i + 1 < LOANS)
             CHECK_EQ(zh_link_post(link, &header, NULL, NULL, &loaned, 0), 0);
     }

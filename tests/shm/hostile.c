@@ -468,7 +468,7 @@ int attack_images(void *arg)
                                                 (below(&random, 4) == 0 ? ZH_LENT_BACK : 0),
                                        .call = round,
                                        .message_bytes = sizeof(root),
-                                       .far_bytes = (uint32_t)odd_number(&random)};
+                                       .outside = (uint32_t)odd_number(&random)};
             if (made > 0 && zh_link_lend(link, blocks, made, 0, NULL, &loaned) == 0) {
                 if (below(&random, 8) == 0)
                     loaned.loan.id = (uint32_t)below(&random, ZH_LOANS);

@@ -51,7 +51,7 @@ static int lend(struct zh_link *link, const struct zh_block *blocks, uint32_t co
     struct zh_record header = {
         .kind = ZH_CALL, .flags = ZH_HAS_MESSAGE | ZH_IMAGE | ZH_LOANED, .message_bytes = 4};
 
-    int error = zh_link_lend(link, blocks, count, 9, &loaned);
+    int error = zh_link_lend(link, blocks, count, 9, NULL, &loaned);
     if (error == 0)
         CHECK_EQ(zh_link_post(link, &header, NULL, "root", &loaned, 0), 0);
     return error;
@@ -143,7 +143,7 @@ static void unlend(void)
 
     build(blocks, BLOCKS, 9000);
     uint64_t used = arena_used();
-    CHECK_EQ(zh_link_lend(pair.client, blocks, BLOCKS, 0, &loaned), 0);
+    CHECK_EQ(zh_link_lend(pair.client, blocks, BLOCKS, 0, NULL, &loaned), 0);
     CHECK_EQ(loans_open(pair.client), 1);
     zh_link_unloan(pair.client, &loaned);
     CHECK_EQ(loans_open(pair.client), 0);
@@ -168,10 +168,10 @@ static void failures(void)
     memcpy(wrong, blocks, sizeof(wrong));
     wrong[2].page++;
     wrong[2].segment += 7;
-    CHECK_EQ(zh_link_lend(pair.client, wrong, 3, 0, &loaned), -EINVAL);
+    CHECK_EQ(zh_link_lend(pair.client, wrong, 3, 0, NULL, &loaned), -EINVAL);
     wrong[2] = blocks[1];
     wrong[2].page++; /* inside a block, but none */
-    CHECK_EQ(zh_link_lend(pair.client, wrong, 3, 0, &loaned), -EINVAL);
+    CHECK_EQ(zh_link_lend(pair.client, wrong, 3, 0, NULL, &loaned), -EINVAL);
 
     pair_link(&pair, &quota, NULL, &client, &server);
     CHECK_EQ(lend(client, blocks, BLOCKS), 0);
@@ -202,7 +202,7 @@ static void failures(void)
     CHECK_EQ(loans_open(client), 0); /* reclaimed, with all blocks */
     CHECK_EQ(lent_and_not_returned(), 0);
     CHECK_EQ(arena_used(), used);
-    CHECK_EQ(zh_link_lend(client, blocks, BLOCKS, 0, &loaned), -EPIPE);
+    CHECK_EQ(zh_link_lend(client, blocks, BLOCKS, 0, NULL, &loaned), -EPIPE);
     CHECK_EQ(arena_used(), used);
     drop_link(&client);
     drop_link(&server);
@@ -373,7 +373,7 @@ static void closed_while_held(void)
             struct zh_record header = {.kind = ZH_STATUS,
                                        .flags = ZH_HAS_MESSAGE | ZH_IMAGE | ZH_LOANED,
                                        .message_bytes = 4};
-            CHECK_EQ(zh_link_lend(server, &back, 1, 9, &loaned), 0);
+            CHECK_EQ(zh_link_lend(server, &back, 1, 9, NULL, &loaned), 0);
             CHECK_EQ(zh_link_post(server, &header, NULL, "root", &loaned, 0), 0);
             other = take(client);
             view_back = see(client, &back);
@@ -558,7 +558,7 @@ static void killed_while_held(void)
             struct zh_record header = {.kind = ZH_STATUS,
                                        .flags = ZH_HAS_MESSAGE | ZH_IMAGE | ZH_LOANED,
                                        .message_bytes = 4};
-            if (zh_link_lend(link, blocks, BLOCKS, 9, &loaned) == 0 &&
+            if (zh_link_lend(link, blocks, BLOCKS, 9, NULL, &loaned) == 0 &&
                 zh_link_post(link, &header, NULL, "root", &loaned, 0) != 0)
                 zh_link_unloan(link, &loaned);
             if (next_within(pair.server_pump, link, &r, MS(1)) != 1)

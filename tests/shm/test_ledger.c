@@ -21,7 +21,7 @@ static int lend(size_t bytes, struct zh_loan *loan)
 {
     struct zh_block block;
     CHECK_EQ(zh_arena_alloc(arena, bytes, true, &block), 0);
-    int error = zh_ledger_lend(&ledger, &block, 1, 7, loan);
+    int error = zh_ledger_lend(&ledger, &block, 1, 7, NULL, loan);
     if (error != 0)
         CHECK_EQ(zh_arena_unref(arena, block.segment, block.page), 0);
     else

@@ -96,6 +96,13 @@ def _oneofs(proto: Any) -> tuple[str, ...]:
     return tuple(o.name for i, o in enumerate(proto.oneof_decl) if i not in made_up)
 
 
+def _made_up_oneofs(proto: Any) -> tuple[tuple[str, str], ...]:
+    """The others, each with its field."""
+    return tuple(
+        (proto.oneof_decl[f.oneof_index].name, f.name) for f in proto.field if f.proto3_optional
+    )
+
+
 def file(
     *,
     name: str,
@@ -113,9 +120,7 @@ def file(
     """
     del dependencies  # being there is all that is asked of them: their files are in the pool
     module = sys._getframe(1).f_globals.get("__name__", name)
-    about = _POOL.AddSerializedFile(descriptor)
-    if about is None:  # some implementations of protobuf return nothing
-        about = _POOL.FindFileByName(name)
+    about = _register(name, descriptor)
     proto = descriptor_pb2.FileDescriptorProto.FromString(descriptor)
     found = [_find(about, message) for message, _ in messages]
     specs = tuple(
@@ -126,6 +131,7 @@ def file(
             _oneofs(_find_proto(proto, message)),
             tuple(field for owner, field in as_bytes if owner == message),
             _bases(what.full_name),
+            _made_up_oneofs(_find_proto(proto, message)),
         )
         for what, (message, fields) in zip(found, messages, strict=True)
     )
@@ -135,6 +141,40 @@ def file(
         _furnish(cls, what, message, module, classes)
         _CLASSES[what.full_name] = cls
     return File(module, about, {m: c for m, c in classes.items() if "." not in m})
+
+
+def _register(name: str, descriptor: bytes) -> Any:
+    """The file in the pool, entered if need be. TypeError if another one has its name."""
+    try:
+        _POOL.AddSerializedFile(descriptor)
+    except TypeError:
+        # upb compares with what it makes of the file that it has, where the default 0.1 of a float
+        # has become 0.100000001. So both are compared in that form.
+        if not _is_known(name, descriptor):
+            raise
+    return _POOL.FindFileByName(name)
+
+
+def _is_known(name: str, descriptor: bytes) -> bool:
+    try:
+        known = _POOL.FindFileByName(name)
+    except KeyError:
+        return False
+    pool = descriptor_pool.DescriptorPool()
+    _copy_dependencies(known, pool, set())
+    try:
+        pool.AddSerializedFile(descriptor)
+    except TypeError:
+        return False
+    return bool(pool.FindFileByName(name).serialized_pb == known.serialized_pb)
+
+
+def _copy_dependencies(about: Any, pool: Any, done: set[str]) -> None:
+    for dependency in about.dependencies:
+        if dependency.name not in done:
+            done.add(dependency.name)
+            _copy_dependencies(dependency, pool, done)
+            pool.AddSerializedFile(dependency.serialized_pb)
 
 
 def _bases(full_name: str) -> tuple[type, ...]:

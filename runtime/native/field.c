@@ -183,7 +183,7 @@ static int out_of_range(PyObject *value)
 static int integer(const Field *field, PyObject *value, bool unsign, uint64_t most, int64_t least,
                    uint64_t *bits)
 {
-    if (!PyIndex_Check(value))
+    if (!PyIndex_Check(value) || PyBool_Check(value))
         return wrong_type(field, value, "an integer");
     PyObject *number = PyNumber_Index(value);
     if (number == NULL)

@@ -400,6 +400,11 @@ static int update(Mapping *self, PyObject *values)
     PyObject *pairs = PyMapping_Items(values);
     int result = pairs == NULL ? -1 : 0;
 
+    if (result != 0 && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        PyErr_Clear();
+        PyErr_Format(PyExc_TypeError, "%U.%U is made of a mapping, not of %R",
+                     self->field->cls->name, self->field->name, TYPE_OF(values));
+    }
     for (Py_ssize_t i = 0; result == 0 && i < PyList_Size(pairs); i++) {
         PyObject *pair = PyList_GetItem(pairs, i);
         PyObject *key = PyTuple_GetItem(pair, 0), *value = PyTuple_GetItem(pair, 1);

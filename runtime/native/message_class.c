@@ -279,17 +279,34 @@ static int make_type(Class *cls, const char *qualified, PyObject *bases, PyObjec
     return enter(cls);
 }
 
+/* The oneofs that protoc makes up for optional fields can be asked for like others. */
+static int add_made_up(Class *cls, PyObject *made_up)
+{
+    for (Py_ssize_t i = 0; i < PyTuple_Size(made_up); i++) {
+        PyObject *oneof, *field;
+        if (!PyArg_ParseTuple(PyTuple_GetItem(made_up, i), "UU", &oneof, &field))
+            return -1;
+        PyObject *members = Py_BuildValue("[O]", field);
+        int result = members == NULL ? -1 : PyDict_SetItem(cls->oneofs, oneof, members);
+        Py_XDECREF(members);
+        if (result != 0)
+            return -1;
+    }
+    return 0;
+}
+
 /* (full name, qualified Python name, field names, oneof names, names of fields read as bytes,
- * bases)
+ * bases, made-up oneofs each with its field's name)
  */
 static int make_class(Class *cls, PyObject *spec)
 {
     const char *qualified;
-    PyObject *full, *names, *oneofs, *as_bytes, *bases;
+    PyObject *full, *names, *oneofs, *as_bytes, *bases, *made_up;
     uint32_t count = cls->layout->field_count;
 
-    if (!PyArg_ParseTuple(spec, "UsO!O!O!O!", &full, &qualified, &PyTuple_Type, &names,
-                          &PyTuple_Type, &oneofs, &PyTuple_Type, &as_bytes, &PyTuple_Type, &bases))
+    if (!PyArg_ParseTuple(spec, "UsO!O!O!O!O!", &full, &qualified, &PyTuple_Type, &names,
+                          &PyTuple_Type, &oneofs, &PyTuple_Type, &as_bytes, &PyTuple_Type, &bases,
+                          &PyTuple_Type, &made_up))
         return -1;
     if ((uint32_t)PyTuple_Size(names) != count ||
         PyTuple_Size(oneofs) != (Py_ssize_t)cls->layout->oneofs) {
@@ -311,7 +328,7 @@ static int make_class(Class *cls, PyObject *spec)
         if (name == NULL || make_field(cls, i, name, oneofs) != 0)
             return -1;
     }
-    return make_type(cls, qualified, bases, as_bytes);
+    return add_made_up(cls, made_up) == 0 ? make_type(cls, qualified, bases, as_bytes) : -1;
 }
 
 PyObject *native_message_classes(PyObject *Py_UNUSED(self), PyObject *args)

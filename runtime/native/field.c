@@ -412,12 +412,12 @@ int field_clear(Message *self, const Field *field)
 {
     const struct zh_field *f = field->layout;
 
-    if (self->absent)
-        message_refresh(self);
-    if (self->absent || (f->label == ZH_ONEOF && !field_is_set(self, field)))
-        return self->root->readonly ? message_writable(self) : 0;
     if (message_writable(self) != 0)
         return -1;
+    if ((f->label >= ZH_REPEATED || field->type != NULL) && message_let_go(self, field) != 0)
+        return -1;
+    if (f->label == ZH_ONEOF && !field_is_set(self, field))
+        return 0;
     if (f->kind == ZH_BYTES && f->label < ZH_REPEATED)
         message_drop(self, zh_load_slot(message_struct(self) + f->offset).ref);
     field_mark(self, field, false);

@@ -3,29 +3,28 @@
 
 /*
  * Entries are searched for one after the other, newest first (of equal keys the last counts). From
- * so many on, a dict of the keys is made, which stays right as long as the array and its count do.
+ * so many on, a dict of the keys is made. It is right as long as nobody changes one of the
+ * message's maps; whoever does so in a way that the dict can follow keeps it. When the mapping
+ * goes, its dict stays with the root, for the next one: programs write `message.map[key]`.
  */
 #define INDEX_FROM 8u
 
 typedef struct {
-    PyObject_HEAD
-    Message *message; /* strong: where the field is */
-    const Field *field;
-    PyObject *index; /* dict: key to position; NULL: not made */
-    zh_ref indexed_array;
-    uint32_t indexed_count;
+    Container base;
+    struct map_index index;
 } Mapping;
 
 static PyTypeObject *ScalarMap_Type, *MessageMap_Type;
+static PyObject *views[3]; /* collections.abc's of keys, values and items */
 
 static const Field *key_field(const Mapping *self)
 {
-    return &self->field->type->fields[0];
+    return &self->base.field->type->fields[0];
 }
 
 static const Field *value_field(const Mapping *self)
 {
-    return &self->field->type->fields[1];
+    return &self->base.field->type->fields[1];
 }
 
 PyObject *mapping_get(Message *self, const Field *field)
@@ -34,10 +33,8 @@ PyObject *mapping_get(Message *self, const Field *field)
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Mapping *mapping = (Mapping *)alloc(type, 0);
 
-    if (mapping != NULL) {
-        mapping->message = (Message *)Py_NewRef((PyObject *)self);
-        mapping->field = field;
-    }
+    if (mapping != NULL)
+        container_enter(&mapping->base, self, field);
     return (PyObject *)mapping;
 }
 
@@ -46,33 +43,38 @@ static void mapping_dealloc(Mapping *self)
     PyTypeObject *type = TYPE_OF(self);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
-    Py_DECREF((PyObject *)self->message);
-    Py_XDECREF(self->index);
+    struct map_index *kept = &self->base.message->root->map_index, old = *kept;
+    if (self->index.keys != NULL) {
+        *kept = self->index;
+        Py_XDECREF(old.keys);
+    }
+    container_leave(&self->base);
     release(self);
     Py_DECREF((PyObject *)type);
 }
 
 static struct zh_slot slot_of(Mapping *self)
 {
-    if (self->message->absent)
-        message_refresh(self->message);
-    return zh_load_slot(message_struct(self->message) + self->field->layout->offset);
+    if (self->base.message->absent)
+        message_refresh(self->base.message);
+    return zh_load_slot(message_struct(self->base.message) + self->base.field->layout->offset);
 }
 
 static void set_slot(Mapping *self, struct zh_slot slot)
 {
-    memcpy(message_struct(self->message) + self->field->layout->offset, &slot, sizeof(slot));
+    memcpy(message_struct(self->base.message) + self->base.field->layout->offset, &slot,
+           sizeof(slot));
 }
 
 /* The entry at a position, as a message; new reference. */
 static Message *entry_at(Mapping *self, uint32_t at)
 {
     struct zh_slot slot = slot_of(self);
-    const uint8_t *array = message_at(self->message, slot.ref, (uint64_t)slot.count * 8);
+    const uint8_t *array = message_at(self->base.message, slot.ref, (uint64_t)slot.count * 8);
 
-    return array == NULL
-               ? NULL
-               : message_part(self->message, self->field->type, zh_load64(array + (size_t)at * 8));
+    return array == NULL ? NULL
+                         : message_part(self->base.message, self->base.field->type,
+                                        zh_load64(array + (size_t)at * 8));
 }
 
 static PyObject *entry_key(Mapping *self, uint32_t at)
@@ -96,35 +98,72 @@ static PyObject *normal_key(Mapping *self, PyObject *key)
             return Py_NewRef(key);
         if (PyBytes_Check(key))
             return PyUnicode_FromEncodedObject(key, "utf-8", "strict");
-        PyErr_Format(PyExc_TypeError, "the keys of %U.%U are str, not %R", self->field->cls->name,
-                     self->field->name, TYPE_OF(key));
+        PyErr_Format(PyExc_TypeError, "the keys of %U.%U are str, not %R",
+                     self->base.field->cls->name, self->base.field->name, TYPE_OF(key));
         return NULL;
     }
     if (value_scalar(field, key, &bits) != 0)
         return NULL;
     memcpy(memory, &bits, sizeof(bits));
-    return value_load(self->message, field, memory);
+    return value_load(self->base.message, field, memory);
+}
+
+static bool is_right(const Mapping *self, const struct map_index *index, struct zh_slot slot)
+{
+    return index->keys != NULL && index->array == slot.ref && index->count == slot.count &&
+           index->changes == self->base.message->root->map_changes;
 }
 
 /* Make the index anew if it does not stand for what is there now. */
 static int refresh_index(Mapping *self, struct zh_slot slot)
 {
-    if (self->index != NULL && self->indexed_array == slot.ref && self->indexed_count == slot.count)
+    struct map_index *kept = &self->base.message->root->map_index;
+
+    if (is_right(self, &self->index, slot))
         return 0;
-    PyObject *index = PyDict_New();
-    for (uint32_t i = 0; index != NULL && i < slot.count; i++) {
+    Py_CLEAR(self->index.keys);
+    if (is_right(self, kept, slot)) {
+        self->index = *kept;
+        kept->keys = NULL;
+        return 0;
+    }
+    PyObject *keys = PyDict_New();
+    for (uint32_t i = 0; keys != NULL && i < slot.count; i++) {
         PyObject *key = entry_key(self, i);
         PyObject *position = key == NULL ? NULL : PyLong_FromUnsignedLong(i);
-        if (position == NULL || PyDict_SetItem(index, key, position) != 0)
-            Py_CLEAR(index);
+        if (position == NULL || PyDict_SetItem(keys, key, position) != 0)
+            Py_CLEAR(keys);
         Py_XDECREF(position);
         Py_XDECREF(key);
     }
-    Py_XDECREF(self->index);
-    self->index = index;
-    self->indexed_array = slot.ref;
-    self->indexed_count = slot.count;
-    return index == NULL ? -1 : 0;
+    self->index =
+        (struct map_index){keys, slot.ref, slot.count, self->base.message->root->map_changes};
+    return keys == NULL ? -1 : 0;
+}
+
+/* The map has changed to `slot`. An index that was right and still is goes on being that. */
+static void changed(Mapping *self, bool right, struct zh_slot slot)
+{
+    self->base.message->root->map_changes++;
+    if (right) {
+        self->index.array = slot.ref;
+        self->index.count = slot.count;
+        self->index.changes = self->base.message->root->map_changes;
+    } else {
+        Py_CLEAR(self->index.keys);
+    }
+}
+
+/* Note the position of a key in a right index; false: it is not right any more. */
+static bool note(Mapping *self, PyObject *key, uint32_t at)
+{
+    PyObject *position = PyLong_FromUnsignedLong(at);
+    bool noted = position != NULL && PyDict_SetItem(self->index.keys, key, position) == 0;
+
+    if (!noted)
+        PyErr_Clear();
+    Py_XDECREF(position);
+    return noted;
 }
 
 /* The position of a key (normal), -1 if it is not there, -2 with an exception. */
@@ -135,7 +174,7 @@ static int64_t find(Mapping *self, PyObject *key)
     if (slot.count >= INDEX_FROM) {
         if (refresh_index(self, slot) != 0)
             return -2;
-        PyObject *at = PyDict_GetItemWithError(self->index, key);
+        PyObject *at = PyDict_GetItemWithError(self->index.keys, key);
         return at != NULL ? PyLong_AsLongLong(at) : PyErr_Occurred() ? -2 : -1;
     }
     for (uint32_t i = slot.count; i-- > 0;) {
@@ -151,77 +190,79 @@ static int64_t find(Mapping *self, PyObject *key)
 /* A new entry with this key at the end; new reference. */
 static Message *add(Mapping *self, PyObject *key)
 {
-    Class *type = self->field->type;
+    Class *type = self->base.field->type;
     zh_ref ref, array_ref;
 
-    if (message_writable(self->message) != 0)
+    if (message_writable(self->base.message) != 0)
         return NULL;
     struct zh_slot slot = slot_of(self);
     uint64_t need = ((uint64_t)slot.count + 1) * 8;
-    if (need > slot.room || !message_owns(self->message, slot.ref)) {
+    if (need > slot.room || !message_owns(self->base.message, slot.ref)) {
         uint64_t room = need > slot.room * 2ull ? need : slot.room * 2ull;
-        uint8_t *to = message_alloc_raw(self->message, (size_t)room, &array_ref);
+        uint8_t *to = message_alloc_raw(self->base.message, (size_t)room, &array_ref);
         if (to == NULL)
             return NULL;
         if (slot.count > 0) {
-            const uint8_t *from = message_at(self->message, slot.ref, (uint64_t)slot.count * 8);
+            const uint8_t *from =
+                message_at(self->base.message, slot.ref, (uint64_t)slot.count * 8);
             if (from == NULL)
                 return NULL;
             memcpy(to, from, (size_t)slot.count * 8);
         }
-        bool indexed = self->index != NULL && self->indexed_array == slot.ref;
+        if (self->index.keys != NULL && self->index.array == slot.ref)
+            self->index.array = array_ref;
         slot.ref = array_ref;
         slot.room = (uint32_t)room;
-        if (indexed)
-            self->indexed_array = slot.ref;
         set_slot(self, slot);
     }
-    if (message_alloc(self->message, type->layout->size, &ref) == NULL)
+    if (message_alloc(self->base.message, type->layout->size, &ref) == NULL)
         return NULL;
-    Message *entry = message_part(self->message, type, ref);
+    Message *entry = message_part(self->base.message, type, ref);
     if (entry == NULL || field_set(entry, key_field(self), key) != 0) {
         Py_XDECREF((PyObject *)entry);
         return NULL;
     }
     slot = slot_of(self);
-    memcpy(zh_image_at(&self->message->root->image, slot.ref + (uint64_t)slot.count * 8), &ref,
+    bool right = is_right(self, &self->index, slot) && note(self, key, slot.count);
+    memcpy(zh_image_at(&self->base.message->root->image, slot.ref + (uint64_t)slot.count * 8), &ref,
            sizeof(ref));
     slot.count++;
     set_slot(self, slot);
-    if (self->index != NULL && self->indexed_array == slot.ref &&
-        self->indexed_count == slot.count - 1) {
-        PyObject *position = PyLong_FromUnsignedLong(slot.count - 1);
-        if (position != NULL && PyDict_SetItem(self->index, key, position) == 0)
-            self->indexed_count = slot.count;
-        else
-            PyErr_Clear(); /* it will be made anew */
-        Py_XDECREF(position);
-    }
+    changed(self, right, slot);
     return entry;
 }
 
+/* Take an entry out; the last one goes to its place. */
 static int cut(Mapping *self, uint32_t at)
 {
-    if (message_writable(self->message) != 0)
+    if (message_writable(self->base.message) != 0)
         return -1;
     struct zh_slot slot = slot_of(self);
-    if (!message_owns(self->message, slot.ref)) {
+    bool right = false;
+    if (is_right(self, &self->index, slot)) {
+        PyObject *key = entry_key(self, at);
+        PyObject *last = key == NULL ? NULL : entry_key(self, slot.count - 1);
+        right = last != NULL && note(self, last, at) && PyDict_DelItem(self->index.keys, key) == 0;
+        Py_XDECREF(last);
+        Py_XDECREF(key);
+        PyErr_Clear();
+    }
+    if (!message_owns(self->base.message, slot.ref)) {
         /* Copied by the way in which it grows. */
         zh_ref ref;
-        uint8_t *to = message_alloc_raw(self->message, (size_t)slot.count * 8, &ref);
-        const uint8_t *from = message_at(self->message, slot.ref, (uint64_t)slot.count * 8);
+        uint8_t *to = message_alloc_raw(self->base.message, (size_t)slot.count * 8, &ref);
+        const uint8_t *from = message_at(self->base.message, slot.ref, (uint64_t)slot.count * 8);
         if (to == NULL || from == NULL)
             return -1;
         memcpy(to, from, (size_t)slot.count * 8);
         slot.ref = ref;
         slot.room = slot.count * 8;
     }
-    uint8_t *array = zh_image_at(&self->message->root->image, slot.ref);
-    memmove(array + (size_t)at * 8, array + (size_t)(at + 1) * 8,
-            (size_t)(slot.count - at - 1) * 8);
+    uint8_t *array = zh_image_at(&self->base.message->root->image, slot.ref);
     slot.count--;
+    memcpy(array + (size_t)at * 8, array + (size_t)slot.count * 8, 8);
     set_slot(self, slot);
-    Py_CLEAR(self->index);
+    changed(self, right, slot);
     return 0;
 }
 
@@ -249,11 +290,11 @@ static Py_ssize_t mapping_length(Mapping *self)
 {
     struct zh_slot slot = slot_of(self);
 
-    if (self->message->root->received == NULL || slot.count < 2)
+    if (self->base.message->root->received == NULL || slot.count < 2)
         return (Py_ssize_t)slot.count;
     if (refresh_index(self, slot) != 0)
         return -1;
-    return PyDict_Size(self->index);
+    return PyDict_Size(self->index.keys);
 }
 
 static PyObject *value_at(Mapping *self, uint32_t at)
@@ -284,7 +325,7 @@ static PyObject *mapping_subscript(Mapping *self, PyObject *given)
     int64_t at = find(self, key);
     if (at >= 0) {
         value = value_at(self, (uint32_t)at);
-    } else if (at == -1 && self->message->root->readonly) {
+    } else if (at == -1 && self->base.message->root->readonly) {
         PyErr_SetObject(PyExc_KeyError, given);
     } else if (at == -1) {
         /* protobuf's maps make what is asked for. */
@@ -304,7 +345,7 @@ static int mapping_assign(Mapping *self, PyObject *given, PyObject *value)
         PyErr_SetString(PyExc_ValueError, "May not set values directly, call my_map[key].foo = 5");
         return -1;
     }
-    if (message_writable(self->message) != 0)
+    if (message_writable(self->base.message) != 0)
         return -1;
     PyObject *key = normal_key(self, given);
     int result = -1;
@@ -403,7 +444,7 @@ static int update(Mapping *self, PyObject *values)
     if (result != 0 && PyErr_ExceptionMatches(PyExc_AttributeError)) {
         PyErr_Clear();
         PyErr_Format(PyExc_TypeError, "%U.%U is made of a mapping, not of %R",
-                     self->field->cls->name, self->field->name, TYPE_OF(values));
+                     self->base.field->cls->name, self->base.field->name, TYPE_OF(values));
     }
     for (Py_ssize_t i = 0; result == 0 && i < PyList_Size(pairs); i++) {
         PyObject *pair = PyList_GetItem(pairs, i);
@@ -452,57 +493,82 @@ static PyObject *py_get(Mapping *self, PyObject *args)
     return contains != 0 ? mapping_subscript(self, key) : Py_NewRef(otherwise);
 }
 
-static PyObject *py_keys(Mapping *self, PyObject *Py_UNUSED(ignored))
+static PyObject *py_keys(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    return keys_of(self);
+    return PyObject_CallFunctionObjArgs(views[0], self, NULL);
 }
 
-static PyObject *py_values(Mapping *self, PyObject *Py_UNUSED(ignored))
+static PyObject *py_values(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *dict = as_dict(self);
-    PyObject *values = dict == NULL ? NULL : PyDict_Values(dict);
-
-    Py_XDECREF(dict);
-    return values;
+    return PyObject_CallFunctionObjArgs(views[1], self, NULL);
 }
 
-static PyObject *py_items(Mapping *self, PyObject *Py_UNUSED(ignored))
+static PyObject *py_items(PyObject *self, PyObject *Py_UNUSED(ignored))
 {
-    PyObject *dict = as_dict(self);
-    PyObject *items = dict == NULL ? NULL : PyDict_Items(dict);
-
-    Py_XDECREF(dict);
-    return items;
+    return PyObject_CallFunctionObjArgs(views[2], self, NULL);
 }
 
 static PyObject *py_clear(Mapping *self, PyObject *Py_UNUSED(ignored))
 {
-    if (message_writable(self->message) != 0)
+    if (message_writable(self->base.message) != 0)
         return NULL;
     set_slot(self, (struct zh_slot){0});
-    Py_CLEAR(self->index);
+    changed(self, false, (struct zh_slot){0});
     Py_RETURN_NONE;
+}
+
+/* protobuf's maps make what is asked for, and so find what is to be taken out. */
+static PyObject *take(Mapping *self, PyObject *key)
+{
+    PyObject *value = mapping_subscript(self, key);
+
+    if (value != NULL && mapping_assign(self, key, NULL) != 0)
+        Py_CLEAR(value);
+    return value;
 }
 
 static PyObject *py_pop(Mapping *self, PyObject *args)
 {
     PyObject *key, *otherwise = NULL;
 
-    if (!PyArg_ParseTuple(args, "O|O:pop", &key, &otherwise))
-        return NULL;
-    int contains = mapping_contains(self, key);
-    if (contains < 0)
-        return NULL;
-    if (contains == 0) {
-        if (otherwise != NULL)
-            return Py_NewRef(otherwise);
-        PyErr_SetObject(PyExc_KeyError, key);
+    return PyArg_ParseTuple(args, "O|O:pop", &key, &otherwise) ? take(self, key) : NULL;
+}
+
+static PyObject *py_popitem(Mapping *self, PyObject *Py_UNUSED(ignored))
+{
+    if (slot_of(self).count == 0) {
+        PyErr_SetString(PyExc_KeyError, "popitem(): the map is empty");
         return NULL;
     }
-    PyObject *value = mapping_subscript(self, key);
-    if (value != NULL && mapping_assign(self, key, NULL) != 0)
-        Py_CLEAR(value);
-    return value;
+    PyObject *key = entry_key(self, 0);
+    PyObject *value = key == NULL ? NULL : take(self, key);
+    if (value == NULL) {
+        Py_XDECREF(key);
+        return NULL;
+    }
+    return Py_BuildValue("(NN)", key, value);
+}
+
+static PyObject *py_setdefault(Mapping *self, PyObject *args)
+{
+    PyObject *key, *value = Py_None;
+
+    if (value_field(self)->type != NULL) {
+        PyErr_SetString(PyExc_NotImplementedError,
+                        "Set message map value directly is not supported.");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "O|O:setdefault", &key, &value))
+        return NULL;
+    int contains = mapping_contains(self, key);
+    if (contains < 0 || (contains == 0 && mapping_assign(self, key, value) != 0))
+        return NULL;
+    return mapping_subscript(self, key);
+}
+
+static PyObject *py_entry_class(Mapping *self, PyObject *Py_UNUSED(ignored))
+{
+    return Py_NewRef((PyObject *)self->base.field->type->type);
 }
 
 static PyObject *py_update(Mapping *self, PyObject *args, PyObject *kwargs)
@@ -557,11 +623,17 @@ static PyObject *py_reduce(Mapping *self, PyObject *Py_UNUSED(ignored))
 
 #define COMMON_METHODS                                                                             \
     METHOD("get", py_get, METH_VARARGS, "get(key, default=None)\n--\n\nWithout making it."),       \
-        METHOD("keys", py_keys, METH_NOARGS, "keys()\n--\n\nThe keys, a list."),                   \
-        METHOD("values", py_values, METH_NOARGS, "values()\n--\n\nThe values, a list."),           \
-        METHOD("items", py_items, METH_NOARGS, "items()\n--\n\nPairs, a list."),                   \
+        METHOD("keys", py_keys, METH_NOARGS, "keys()\n--\n\nThe keys, a view."),                   \
+        METHOD("values", py_values, METH_NOARGS, "values()\n--\n\nThe values, a view."),           \
+        METHOD("items", py_items, METH_NOARGS, "items()\n--\n\nPairs, a view."),                   \
         METHOD("clear", py_clear, METH_NOARGS, "clear()\n--\n\nTake all out."),                    \
-        METHOD("pop", py_pop, METH_VARARGS, "pop(key[, default])\n--\n\nTake one out."),           \
+        METHOD("pop", py_pop, METH_VARARGS,                                                        \
+               "pop(key[, default])\n--\n\nTake one out, which is made if need be."),              \
+        METHOD("popitem", py_popitem, METH_NOARGS, "popitem()\n--\n\nTake some pair out."),        \
+        METHOD("setdefault", py_setdefault, METH_VARARGS,                                          \
+               "setdefault(key, value)\n--\n\nThe value; this one if there is none."),             \
+        METHOD("GetEntryClass", py_entry_class, METH_NOARGS,                                       \
+               "GetEntryClass()\n--\n\nThe class of the entries."),                                \
         METHOD("MergeFrom", py_merge_from, METH_O, "MergeFrom(other)\n--\n\nAdd its entries."),    \
         METHOD("__reduce__", py_reduce, METH_NOARGS, "__reduce__()\n--\n\nPickles as a dict.")
 
@@ -576,6 +648,8 @@ static PyMethodDef message_map_methods[] = {
     COMMON_METHODS,
     METHOD("get_or_create", py_get_or_create, METH_O,
            "get_or_create(key)\n--\n\nThe message of a key, new if need be."),
+    METHOD("update", py_update, METH_VARARGS | METH_KEYWORDS,
+           "update(values, **more)\n--\n\nTake copies of messages, in place of what is there."),
     {NULL, NULL, 0, NULL},
 };
 
@@ -619,6 +693,14 @@ static PyType_Spec message_map_spec = {
 
 int mapping_init(PyObject *module)
 {
+    static const char *const names[] = {"KeysView", "ValuesView", "ItemsView"};
+    PyObject *abc = PyImport_ImportModule("collections.abc");
+
+    for (int i = 0; abc != NULL && i < 3; i++)
+        views[i] = PyObject_GetAttrString(abc, names[i]);
+    Py_XDECREF(abc);
+    if (views[0] == NULL || views[1] == NULL || views[2] == NULL)
+        return -1;
     ScalarMap_Type = (PyTypeObject *)PyType_FromSpec(&scalar_spec);
     MessageMap_Type = (PyTypeObject *)PyType_FromSpec(&message_map_spec);
     if (ScalarMap_Type == NULL || MessageMap_Type == NULL ||

@@ -127,6 +127,57 @@ Message *message_new(Class *cls)
     return self;
 }
 
+/* A part is in the list of those that are there, or in that of those that are not. */
+static void enter(Message *part)
+{
+    Message **first = part->absent ? &part->root->absents : &part->root->parts;
+
+    part->prev = NULL;
+    part->next = *first;
+    if (*first != NULL)
+        (*first)->prev = part;
+    *first = part;
+}
+
+static void leave(Message *part)
+{
+    Message *root = part->root;
+
+    if (part->prev != NULL)
+        part->prev->next = part->next;
+    else if (root->parts == part)
+        root->parts = part->next;
+    else if (root->absents == part)
+        root->absents = part->next;
+    if (part->next != NULL)
+        part->next->prev = part->prev;
+    part->next = part->prev = NULL;
+}
+
+void container_enter(Container *container, Message *message, const Field *field)
+{
+    Message *root = message->root;
+
+    container->message = (Message *)Py_NewRef((PyObject *)message);
+    container->field = field;
+    container->prev = NULL;
+    container->next = root->containers;
+    if (root->containers != NULL)
+        root->containers->prev = container;
+    root->containers = container;
+}
+
+void container_leave(Container *container)
+{
+    if (container->prev != NULL)
+        container->prev->next = container->next;
+    else
+        container->message->root->containers = container->next;
+    if (container->next != NULL)
+        container->next->prev = container->prev;
+    Py_DECREF((PyObject *)container->message);
+}
+
 void message_dealloc(Message *self)
 {
     PyTypeObject *type = TYPE_OF(self);
@@ -135,14 +186,9 @@ void message_dealloc(Message *self)
     if (self->root == self) {
         zh_image_free(&self->image);
         Py_XDECREF((PyObject *)self->received);
+        Py_XDECREF(self->map_index.keys);
     } else {
-        Message **first = &self->root->parts;
-        if (self->prev != NULL)
-            self->prev->next = self->next;
-        else if (*first == self)
-            *first = self->next;
-        if (self->next != NULL)
-            self->next->prev = self->prev;
+        leave(self);
         Py_DECREF((PyObject *)self->root);
     }
     Py_XDECREF((PyObject *)self->parent);
@@ -169,14 +215,10 @@ static int attach(Message *part, zh_ref ref)
         part->base = &part->fixed;
         part->offset = 0;
     }
-    part->next = root->parts;
-    if (root->parts != NULL)
-        root->parts->prev = part;
-    root->parts = part;
-    if (part->absent) {
-        part->absent = false;
-        Py_CLEAR(part->parent);
-    }
+    leave(part);
+    part->absent = false;
+    enter(part);
+    Py_CLEAR(part->parent);
     return 0;
 }
 
@@ -223,6 +265,7 @@ Message *message_child(Message *self, const Field *field)
         part->absent = true;
         part->parent = (Message *)Py_NewRef((PyObject *)self);
         part->field = field;
+        enter(part);
     }
     return part;
 }
@@ -238,6 +281,56 @@ void message_refresh(Message *self)
     zh_ref ref = child_ref(parent, self->field->layout);
     if (ref != 0 && attach(self, ref) != 0)
         PyErr_Clear(); /* a hostile peer's; it stays absent */
+}
+
+/* Give an absent message a struct that nothing refers to. */
+static int stand_alone(Message *part)
+{
+    zh_ref ref;
+
+    if (message_alloc(part, part->cls->layout->size, &ref) == NULL)
+        return -1;
+    return attach(part, ref);
+}
+
+/* A container goes to a message that has nothing else. */
+static int move_out(Container *container)
+{
+    Message *from = container->message;
+    const Field *field = container->field;
+    Message *to = new_part(from, from->cls);
+
+    if (to == NULL || stand_alone(to) != 0) {
+        Py_XDECREF((PyObject *)to);
+        return -1;
+    }
+    memcpy(message_struct(to) + field->layout->offset, message_struct(from) + field->layout->offset,
+           sizeof(struct zh_slot));
+    container->message = to;
+    Py_DECREF((PyObject *)from);
+    return 0;
+}
+
+int message_let_go(Message *self, const Field *field)
+{
+    Message *root = self->root;
+
+    for (Message *part = root->absents, *next; part != NULL; part = next) {
+        next = part->next;
+        if (part->parent != self || (field != NULL && part->field != field))
+            continue;
+        Py_INCREF((PyObject *)self); /* the part may hold it alone */
+        message_refresh(part);
+        int result = part->absent ? stand_alone(part) : 0;
+        Py_DECREF((PyObject *)self);
+        if (result != 0)
+            return -1;
+    }
+    for (Container *one = root->containers; one != NULL; one = one->next) {
+        if (one->message == self && (field == NULL || one->field == field) && move_out(one) != 0)
+            return -1;
+    }
+    return 0;
 }
 
 /* Make an absent message be there. */
@@ -371,20 +464,18 @@ void message_drop(Message *self, zh_ref ref)
 
 int message_clear(Message *self)
 {
-    if (self->absent)
-        message_refresh(self);
-    if (self->absent)
-        return self->root->readonly ? message_writable(self) : 0;
-    if (self->root == self && self->parts == NULL && self->exports == 0 && !self->readonly &&
-        !self->busy) {
+    if (self->root == self && self->parts == NULL && self->absents == NULL &&
+        self->containers == NULL && self->exports == 0 && !self->readonly && !self->busy) {
         /* Nobody else knows this memory. */
         zh_image_free(&self->image);
         memset(self->inside, 0, self->cls->inside);
         self->lent = false;
+        self->map_changes++;
         return begin_image(self, self->image.memory);
     }
-    if (message_writable(self) != 0)
+    if (message_writable(self) != 0 || message_let_go(self, NULL) != 0)
         return -1;
+    self->root->map_changes++;
     memset(message_struct(self), 0, self->cls->layout->size);
     return 0;
 }
@@ -457,6 +548,7 @@ static int merge_wire(Message *self, const uint8_t *bytes, size_t count)
 {
     if (message_writable(self) != 0)
         return -1;
+    self->root->map_changes++;
     int error = zh_image_settle(&self->root->image);
     self->root->busy = true;
     if (error == 0)

@@ -46,6 +46,21 @@ struct Class {
     bool fingerprinted;
 };
 
+/* A repeated field or a map, as Python knows it: what their types begin with. */
+typedef struct Container {
+    PyObject_HEAD
+    Message *message; /* strong: where the field is */
+    const Field *field;
+    struct Container *next, *prev;
+} Container;
+
+/* A dict of the keys of a map, which is right as long as nothing of this changes. */
+struct map_index {
+    PyObject *keys; /* to positions; NULL: none */
+    zh_ref array;
+    uint32_t count, changes;
+};
+
 /*
  * A message, or a part of one. A root owns the image; the others (`root` is another message) refer
  * to a struct in it. One that was asked for and is not there yet is absent: it has a parent and a
@@ -60,8 +75,13 @@ struct Message {
     Message *root;   /* strong, but for the root's own */
     Message *parent; /* strong, while absent */
     const Field *field;
-    Message *next, *prev; /* the parts of a root; borrowed */
-    Message *parts;
+    Message *next, *prev;  /* in one of the two lists of a root; borrowed */
+    Message *parts;        /* root: those that are there, */
+    Message *absents;      /* and those that are not */
+    Container *containers; /* root: its repeated fields and maps that Python knows; borrowed */
+    /* Root: which of its maps have changed, and the index of one of them; see mapping.c. */
+    uint32_t map_changes;
+    struct map_index map_index;
     Received *received; /* strong, of the root of a received message: what keeps its memory */
     uint32_t exports;   /* root: views of its memory */
     bool absent;
@@ -97,6 +117,14 @@ Message *message_new(Class *cls);
 Message *message_part(Message *self, Class *cls, zh_ref ref);
 /* The message in a singular field, absent or not. */
 Message *message_child(Message *self, const Field *field);
+/*
+ * Before what a field (NULL: any) holds is dropped: the parts and containers that Python has of it
+ * keep it for themselves. 0, or -1 with an exception. The message is there and may be written to.
+ */
+int message_let_go(Message *self, const Field *field);
+/* Containers are entered where they come to be, and taken out before they go. */
+void container_enter(Container *container, Message *message, const Field *field);
+void container_leave(Container *container);
 /* An absent one is looked for again: somebody else may have made it. */
 void message_refresh(Message *self);
 /* Before any change: 0, or -1 with an exception. Pointers into the message are void afterwards. */
@@ -171,6 +199,7 @@ int mapping_update(Message *self, const Field *field, PyObject *values);
 extern PyMethodDef message_methods[];
 PyObject *message_compare(PyObject *a, PyObject *b, int op);
 PyObject *message_repr(PyObject *self);
+int message_contains(PyObject *self, PyObject *name);
 PyObject *message_py_serialize(PyObject *self, PyObject *args, PyObject *kwargs);
 /* What Python does for us, see set_message_hooks. */
 enum { HOOK_TEXT, HOOK_CONVERT, HOOK_ENUM, HOOK_COUNT };

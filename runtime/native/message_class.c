@@ -426,6 +426,7 @@ const uint8_t *class_fingerprint(Class *cls)
 static PyType_Slot base_slots[] = {
     {Py_tp_methods, NULL}, /* message_methods, see below */
     {Py_tp_repr, (void *)message_repr},
+    {Py_sq_contains, (void *)message_contains},
     {Py_tp_doc, (void *)PyDoc_STR("What all generated messages are.")},
     {0, NULL},
 };

@@ -181,7 +181,7 @@ static PyObject *serialize(Message *self, PyObject *args, PyObject *kwargs, bool
     int sorted = 0;
 
     if (kwargs != NULL || PyTuple_Size(args) != 0) {
-        if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$p", names, &sorted))
+        if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|p", names, &sorted))
             return NULL;
     }
     freshen(self);
@@ -273,6 +273,16 @@ static PyObject *py_has_field(Message *self, PyObject *name)
         return NULL;
     }
     return PyBool_FromLong(!self->absent && field_is_set(self, field));
+}
+
+/* "field" in message */
+int message_contains(PyObject *self, PyObject *name)
+{
+    PyObject *has = py_has_field((Message *)self, name);
+    int result = has == NULL ? -1 : has == Py_True;
+
+    Py_XDECREF(has);
+    return result;
 }
 
 static PyObject *py_clear_field(Message *self, PyObject *name)
@@ -386,9 +396,6 @@ static PyObject *py_set_in_parent(Message *self, PyObject *Py_UNUSED(ignored))
 
 static PyObject *py_discard_unknown(Message *self, PyObject *Py_UNUSED(ignored))
 {
-    freshen(self);
-    if (self->absent)
-        Py_RETURN_NONE;
     if (message_writable(self) != 0)
         return NULL;
     memset(message_struct(self) + ZH_UNKNOWN_AT, 0, sizeof(struct zh_slot));

@@ -2,9 +2,7 @@
 #include "message.h"
 
 typedef struct {
-    PyObject_HEAD
-    Message *message; /* strong: where the field is */
-    const Field *field;
+    Container base;
     uint32_t exports;
 } Repeated;
 
@@ -16,10 +14,8 @@ PyObject *repeated_get(Message *self, const Field *field)
     allocfunc alloc = (allocfunc)PyType_GetSlot(type, Py_tp_alloc);
     Repeated *repeated = (Repeated *)alloc(type, 0);
 
-    if (repeated != NULL) {
-        repeated->message = (Message *)Py_NewRef((PyObject *)self);
-        repeated->field = field;
-    }
+    if (repeated != NULL)
+        container_enter(&repeated->base, self, field);
     return (PyObject *)repeated;
 }
 
@@ -28,7 +24,7 @@ static void repeated_dealloc(Repeated *self)
     PyTypeObject *type = TYPE_OF(self);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
 
-    Py_DECREF((PyObject *)self->message);
+    container_leave(&self->base);
     release(self);
     Py_DECREF((PyObject *)type);
 }
@@ -36,25 +32,26 @@ static void repeated_dealloc(Repeated *self)
 /* The slot as it is now. */
 static struct zh_slot slot_of(Repeated *self)
 {
-    if (self->message->absent)
-        message_refresh(self->message);
-    return zh_load_slot(message_struct(self->message) + self->field->layout->offset);
+    if (self->base.message->absent)
+        message_refresh(self->base.message);
+    return zh_load_slot(message_struct(self->base.message) + self->base.field->layout->offset);
 }
 
 static void set_slot(Repeated *self, struct zh_slot slot)
 {
-    memcpy(message_struct(self->message) + self->field->layout->offset, &slot, sizeof(slot));
+    memcpy(message_struct(self->base.message) + self->base.field->layout->offset, &slot,
+           sizeof(slot));
 }
 
 static size_t width_of(const Repeated *self)
 {
-    return self->field->layout->width;
+    return self->base.field->layout->width;
 }
 
 /* The array for reading; NULL with an exception where it is not. */
 static const uint8_t *array_of(Repeated *self, struct zh_slot slot)
 {
-    return message_at(self->message, slot.ref, (uint64_t)slot.count * width_of(self));
+    return message_at(self->base.message, slot.ref, (uint64_t)slot.count * width_of(self));
 }
 
 /*
@@ -63,11 +60,11 @@ static const uint8_t *array_of(Repeated *self, struct zh_slot slot)
  */
 static int own_array(Repeated *self, uint32_t count)
 {
-    if (message_writable(self->message) != 0)
+    if (message_writable(self->base.message) != 0)
         return -1;
     struct zh_slot slot = slot_of(self);
     uint64_t need = (uint64_t)count * width_of(self);
-    if (need == 0 || (need <= slot.room && message_owns(self->message, slot.ref)))
+    if (need == 0 || (need <= slot.room && message_owns(self->base.message, slot.ref)))
         return 0;
     if (self->exports > 0) {
         PyErr_SetString(PyExc_BufferError, "Existing exports of data: object cannot be re-sized");
@@ -84,7 +81,7 @@ static int own_array(Repeated *self, uint32_t count)
     if (room > INT32_MAX)
         room = INT32_MAX & ~7;
     zh_ref ref;
-    uint8_t *to = message_alloc_raw(self->message, (size_t)room, &ref);
+    uint8_t *to = message_alloc_raw(self->base.message, (size_t)room, &ref);
     if (to == NULL)
         return -1;
     if (slot.count > 0) {
@@ -100,13 +97,13 @@ static int own_array(Repeated *self, uint32_t count)
 static uint8_t *element(Repeated *self, uint32_t at)
 {
     struct zh_slot slot = slot_of(self);
-    return zh_image_at(&self->message->root->image, slot.ref + (uint64_t)at * width_of(self));
+    return zh_image_at(&self->base.message->root->image, slot.ref + (uint64_t)at * width_of(self));
 }
 
 /* Write a value that is no message at a place that is there. */
 static int put(Repeated *self, uint32_t at, PyObject *value)
 {
-    const Field *field = self->field;
+    const Field *field = self->base.field;
     struct zh_slot slot;
     uint64_t bits;
 
@@ -114,7 +111,7 @@ static int put(Repeated *self, uint32_t at, PyObject *value)
         struct zh_slot old = {0};
         if (at < slot_of(self).count)
             old = zh_load_slot(element(self, at));
-        if (value_slot(self->message, field, value, old, &slot) != 0)
+        if (value_slot(self->base.message, field, value, old, &slot) != 0)
             return -1;
         memcpy(element(self, at), &slot, sizeof(slot));
         return 0;
@@ -141,25 +138,26 @@ static int append(Repeated *self, PyObject *value)
 static Message *add(Repeated *self)
 {
     struct zh_slot slot = slot_of(self);
-    Class *type = self->field->type;
+    Class *type = self->base.field->type;
     zh_ref ref;
 
     if (own_array(self, slot.count + 1) != 0 ||
-        message_alloc(self->message, type->layout->size, &ref) == NULL)
+        message_alloc(self->base.message, type->layout->size, &ref) == NULL)
         return NULL;
     memcpy(element(self, slot.count), &ref, sizeof(ref));
     slot = slot_of(self);
     slot.count++;
     set_slot(self, slot);
-    return message_part(self->message, type, ref);
+    return message_part(self->base.message, type, ref);
 }
 
 /* Append a copy of a message, or one made of a dict. */
 static int append_message(Repeated *self, PyObject *value)
 {
-    if (TYPE_OF(value) != self->field->type->type && !PyDict_Check(value)) {
-        PyErr_Format(PyExc_TypeError, "%U.%U has messages of %U, not %R", self->field->cls->name,
-                     self->field->name, self->field->type->name, TYPE_OF(value));
+    if (TYPE_OF(value) != self->base.field->type->type && !PyDict_Check(value)) {
+        PyErr_Format(PyExc_TypeError, "%U.%U has messages of %U, not %R",
+                     self->base.field->cls->name, self->base.field->name,
+                     self->base.field->type->name, TYPE_OF(value));
         return -1;
     }
     Message *added = add(self);
@@ -180,7 +178,7 @@ static int extend(Repeated *self, PyObject *values)
         return -1;
     int result = 0;
     while (result == 0 && (value = PyIter_Next(iterator)) != NULL) {
-        result = self->field->type != NULL ? append_message(self, value) : append(self, value);
+        result = self->base.field->type != NULL ? append_message(self, value) : append(self, value);
         Py_DECREF(value);
     }
     Py_DECREF(iterator);
@@ -213,7 +211,7 @@ static PyObject *load(Repeated *self, uint32_t at)
 
     if (array == NULL)
         return NULL;
-    return value_load(self->message, self->field, array + (size_t)at * width_of(self));
+    return value_load(self->base.message, self->base.field, array + (size_t)at * width_of(self));
 }
 
 static PyObject *repeated_item(Repeated *self, Py_ssize_t at)
@@ -269,15 +267,15 @@ static PyObject *repeated_subscript(Repeated *self, PyObject *key)
 
 static int clear(Repeated *self)
 {
-    if (message_writable(self->message) != 0)
+    if (message_writable(self->base.message) != 0)
         return -1;
     if (self->exports > 0) {
         PyErr_SetString(PyExc_BufferError, "Existing exports of data: object cannot be re-sized");
         return -1;
     }
     struct zh_slot slot = slot_of(self);
-    uint8_t *array = slot.room > 0 ? zh_image_at(&self->message->root->image, slot.ref) : NULL;
-    if (array != NULL && width_of(self) == 16 && message_owns(self->message, slot.ref))
+    uint8_t *array = slot.room > 0 ? zh_image_at(&self->base.message->root->image, slot.ref) : NULL;
+    if (array != NULL && width_of(self) == 16 && message_owns(self->base.message, slot.ref))
         memset(array, 0, (size_t)slot.count * 16); /* no slot left that could be taken for room */
     slot.count = 0;
     set_slot(self, slot);
@@ -340,7 +338,7 @@ static int assign_slice(Repeated *self, PyObject *key, PyObject *value)
         }
         return 0;
     }
-    if (self->field->type != NULL) {
+    if (self->base.field->type != NULL) {
         PyErr_SetString(PyExc_TypeError, "messages cannot be assigned; use add() or append()");
         return -1;
     }
@@ -361,7 +359,7 @@ static int repeated_assign(Repeated *self, PyObject *key, PyObject *value)
         return -1;
     if (value == NULL)
         return cut(self, (uint32_t)at, 1);
-    if (self->field->type != NULL) {
+    if (self->base.field->type != NULL) {
         PyErr_SetString(PyExc_TypeError, "messages cannot be assigned; use add() or append()");
         return -1;
     }
@@ -399,7 +397,7 @@ static PyObject *repeated_repr(Repeated *self)
 
 static PyObject *py_append(Repeated *self, PyObject *value)
 {
-    int result = self->field->type != NULL ? append_message(self, value) : append(self, value);
+    int result = self->base.field->type != NULL ? append_message(self, value) : append(self, value);
     if (result != 0)
         return NULL;
     Py_RETURN_NONE;
@@ -592,7 +590,7 @@ static PyObject *py_deepcopy(Repeated *self, PyObject *memo)
 {
     PyObject *list = as_list(self);
 
-    if (self->field->type == NULL || list == NULL)
+    if (self->base.field->type == NULL || list == NULL)
         return list;
     PyObject *copy = PyImport_ImportModule("copy");
     PyObject *result =
@@ -642,8 +640,8 @@ static int repeated_getbuffer(PyObject *object, Py_buffer *view, int flags)
 {
     static uint64_t nothing;
     Repeated *self = (Repeated *)object;
-    const char *format = format_of(self->field->layout->kind);
-    Message *root = self->message->root;
+    const char *format = format_of(self->base.field->layout->kind);
+    Message *root = self->base.message->root;
     bool writable = !root->readonly;
 
     view->obj = NULL;
@@ -691,7 +689,7 @@ static void repeated_releasebuffer(PyObject *object, Py_buffer *view)
 
     PyMem_Free(view->internal);
     self->exports--;
-    self->message->root->exports--;
+    self->base.message->root->exports--;
 }
 
 /* --- the types

@@ -36,12 +36,6 @@ def set_loan_tracer(tracer: Callable[[str | None], int] | None, /) -> None:
 def tune_malloc() -> bool:
     """Keep freed memory for large messages (mallopt); whether malloc took it."""
 
-class DecodeError(ValueError):
-    """Bytes or a peer's memory that are no message."""
-
-class EncodeError(ValueError):
-    """A message whose required fields are not all set."""
-
 class ArenaFull(MemoryError):
     """The shared memory for messages is used up; the message is as it was before."""
 
@@ -169,6 +163,8 @@ def set_message_hooks(
     text: Callable[[Any], str],
     convert: Callable[[Any, Any], None],
     enum: Callable[[tuple[Any, str], str], int],
+    decode_error: type[Exception],
+    encode_error: type[Exception],
     /,
 ) -> None:
     """What messages need of Python."""

@@ -11,13 +11,12 @@ from collections.abc import MutableMapping, MutableSequence, Sequence
 from typing import Any, Final
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf import message as protobuf_message
 from google.protobuf.internal import well_known_types
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 from zerohop import _native
 from zerohop._native import (
     ArenaFull,
-    DecodeError,
-    EncodeError,
     Message,
     MessageMap,
     Repeated,
@@ -36,6 +35,15 @@ __all__ = [
     "ScalarMap",
     "message_class",
 ]
+
+
+class DecodeError(protobuf_message.DecodeError, ValueError):
+    """Bytes or a peer's memory that are no message. Also protobuf's DecodeError."""
+
+
+class EncodeError(protobuf_message.EncodeError, ValueError):
+    """A message whose required fields are not all set. Also protobuf's EncodeError."""
+
 
 for _sequence in (Repeated, RepeatedMessages):
     MutableSequence.register(_sequence)
@@ -226,4 +234,4 @@ def _enum_number(place: tuple[Any, str], name: str) -> int:
         raise ValueError(f'unknown enum label "{name}" of {enum.full_name}') from None
 
 
-_native.set_message_hooks(_text, _convert, _enum_number)
+_native.set_message_hooks(_text, _convert, _enum_number, DecodeError, EncodeError)

@@ -382,6 +382,14 @@ int field_set(Message *self, const Field *field, PyObject *value)
     struct zh_slot slot;
     uint64_t bits;
 
+    if (f->label < ZH_REPEATED && field->type != NULL &&
+        PyObject_HasAttrString((PyObject *)field->type->type, "_internal_assign")) {
+        /* A datetime to a Timestamp, a dict to a Struct, and so on. */
+        Message *child = message_child(self, field);
+        int result = child == NULL ? -1 : message_convert(child, value);
+        Py_XDECREF((PyObject *)child);
+        return result;
+    }
     if (f->label >= ZH_REPEATED || field->type != NULL) {
         PyErr_Format(PyExc_AttributeError,
                      "Assignment not allowed to message, map, or repeated field \"%U\" in protocol "

@@ -36,9 +36,10 @@ struct Class {
     PyTypeObject *type; /* strong */
     allocfunc alloc;
     freefunc release;
-    Field *fields;    /* parallel to layout->fields */
-    PyObject *index;  /* dict: name to position */
-    PyObject *name;   /* full name, str */
+    Field *fields;   /* parallel to layout->fields */
+    PyObject *index; /* dict: name to position */
+    PyObject *name;  /* full name, str */
+    const char *name_text;
     PyObject *oneofs; /* dict: name of a oneof to the list of its members' names */
     uint8_t *zeros;   /* an empty struct, for reading what is not there */
     uint32_t inside;  /* bytes of the root that lie in the object itself */
@@ -93,7 +94,8 @@ struct Message {
 };
 
 extern PyTypeObject *Received_Type, *Snapshot_Type;
-extern PyObject *DecodeError, *EncodeError, *ArenaFull;
+extern PyObject *ArenaFull;
+extern PyObject *DecodeError, *EncodeError; /* of zerohop.generated, which sets them */
 
 /* Where the struct is now. */
 static inline uint8_t *message_struct(const Message *self)
@@ -206,6 +208,8 @@ enum { HOOK_TEXT, HOOK_CONVERT, HOOK_ENUM, HOOK_COUNT };
 PyObject *native_set_message_hooks(PyObject *self, PyObject *args);
 /* Make a well-known type be what a value of Python's means. 0, or -1 with TypeError. */
 int message_convert(Message *self, PyObject *value);
+/* Is the dict what a Struct of this class shall hold, and not its fields by name? */
+bool message_is_struct_content(const Class *cls, PyObject *value);
 /* The number of an enum's value by name: new reference, NULL with ValueError. */
 PyObject *enum_number(const Field *field, PyObject *name);
 

@@ -1,7 +1,7 @@
 /* Message classes: made from a layout table and the names that belong to it. */
 #include "message.h"
 
-PyObject *DecodeError, *ArenaFull;
+PyObject *DecodeError, *EncodeError, *ArenaFull;
 static PyTypeObject *Message_Type;
 
 /* Classes by type, for calls that have only that: open addressing, never shrinks. */
@@ -91,7 +91,7 @@ static int init_child(Message *self, const Field *field, PyObject *value)
     if (TYPE_OF(value) == field->type->type) {
         if (message_writable(child) == 0)
             result = message_copy(child, (Message *)value);
-    } else if (PyDict_Check(value)) {
+    } else if (PyDict_Check(value) && !message_is_struct_content(field->type, value)) {
         if (message_writable(child) == 0)
             result = message_update(child, value);
     } else {
@@ -314,6 +314,9 @@ static int make_class(Class *cls, PyObject *spec)
         return -1;
     }
     cls->name = Py_NewRef(full);
+    cls->name_text = PyUnicode_AsUTF8AndSize(full, NULL);
+    if (cls->name_text == NULL)
+        return -1;
     cls->index = PyDict_New();
     cls->oneofs = PyDict_New();
     cls->fields = calloc(count + 1u, sizeof(*cls->fields));
@@ -440,21 +443,13 @@ static PyType_Spec base_spec = {
 
 int message_class_init(PyObject *module)
 {
-    DecodeError = PyErr_NewExceptionWithDoc("zerohop.DecodeError",
-                                            "Bytes or a peer's memory that are no message.",
-                                            PyExc_ValueError, NULL);
     ArenaFull = PyErr_NewExceptionWithDoc(
         "zerohop.ArenaFull",
         "The shared memory for messages is used up; the message is as it was before.",
         PyExc_MemoryError, NULL);
-    EncodeError = PyErr_NewExceptionWithDoc("zerohop.EncodeError",
-                                            "A message whose required fields are not all set.",
-                                            PyExc_ValueError, NULL);
     base_slots[0].pfunc = message_methods;
     Message_Type = (PyTypeObject *)PyType_FromSpec(&base_spec);
-    if (DecodeError == NULL || EncodeError == NULL || ArenaFull == NULL || Message_Type == NULL ||
-        PyModule_AddObjectRef(module, "EncodeError", EncodeError) != 0 ||
-        PyModule_AddObjectRef(module, "DecodeError", DecodeError) != 0 ||
+    if (ArenaFull == NULL || Message_Type == NULL ||
         PyModule_AddObjectRef(module, "ArenaFull", ArenaFull) != 0)
         return -1;
     return PyModule_AddObjectRef(module, "Message", (PyObject *)Message_Type);

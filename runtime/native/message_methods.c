@@ -1,20 +1,23 @@
 /* The methods of messages: protobuf's Python API. */
 #include "message.h"
 
-PyObject *EncodeError;
+static const char STRUCT[] = "google.protobuf.Struct", LIST_VALUE[] = "google.protobuf.ListValue";
 static PyObject *hooks[HOOK_COUNT];
 
 PyObject *native_set_message_hooks(PyObject *Py_UNUSED(self), PyObject *args)
 {
-    PyObject *given[HOOK_COUNT];
+    PyObject *given[HOOK_COUNT], *decode, *encode;
 
-    if (!PyArg_ParseTuple(args, "OOO:set_message_hooks", &given[0], &given[1], &given[2]))
+    if (!PyArg_ParseTuple(args, "OOOOO:set_message_hooks", &given[0], &given[1], &given[2], &decode,
+                          &encode))
         return NULL;
     for (int i = 0; i < HOOK_COUNT; i++) {
         PyObject *old = hooks[i];
         hooks[i] = Py_NewRef(given[i]);
         Py_XDECREF(old);
     }
+    DecodeError = Py_NewRef(decode);
+    EncodeError = Py_NewRef(encode);
     Py_RETURN_NONE;
 }
 
@@ -33,6 +36,11 @@ int message_convert(Message *self, PyObject *value)
 
     Py_XDECREF(result);
     return result == NULL ? -1 : 0;
+}
+
+bool message_is_struct_content(const Class *cls, PyObject *value)
+{
+    return strcmp(cls->name_text, STRUCT) == 0 && PyDict_GetItemString(value, "fields") == NULL;
 }
 
 PyObject *enum_number(const Field *field, PyObject *name)
@@ -278,6 +286,16 @@ static PyObject *py_has_field(Message *self, PyObject *name)
 /* "field" in message */
 int message_contains(PyObject *self, PyObject *name)
 {
+    const char *full_name = ((Message *)self)->cls->name_text;
+    bool is_struct = strcmp(full_name, STRUCT) == 0;
+
+    if (is_struct || strcmp(full_name, LIST_VALUE) == 0) {
+        /* These are what they hold. */
+        PyObject *held = is_struct ? PyObject_GetAttrString(self, "fields") : PySequence_List(self);
+        int contains = held == NULL ? -1 : PySequence_Contains(held, name);
+        Py_XDECREF(held);
+        return contains;
+    }
     PyObject *has = py_has_field((Message *)self, name);
     int result = has == NULL ? -1 : has == Py_True;
 
@@ -448,11 +466,27 @@ static PyObject *py_reduce(Message *self, PyObject *Py_UNUSED(ignored))
     return Py_BuildValue("N(N)", from_string, bytes);
 }
 
-/* Is there a NaN? Then a message is not even equal to itself, as in protobuf. */
+/* Struct and ListValue with a dict or list, as protobuf's helpers for them do it. */
+static PyObject *compare_value(PyObject *a, PyObject *b, int op)
+{
+    const char *name = ((Message *)a)->cls->name_text;
+
+    if (strcmp(name, PyDict_Check(b) ? STRUCT : LIST_VALUE) != 0)
+        Py_RETURN_NOTIMPLEMENTED;
+    PyObject *same = PyObject_CallMethod(a, "_internal_compare", "O", b);
+    int truth = same == NULL ? -1 : PyObject_IsTrue(same);
+    Py_XDECREF(same);
+    return truth < 0 ? NULL : PyBool_FromLong((truth != 0) == (op == Py_EQ));
+}
+
+/* By content, as upb does: a NaN is equal to the same NaN, 0.0 is not -0.0. */
 PyObject *message_compare(PyObject *a, PyObject *b, int op)
 {
-    if ((op != Py_EQ && op != Py_NE) || TYPE_OF(a) != TYPE_OF(b))
+    if ((op != Py_EQ && op != Py_NE) || TYPE_OF(a) != TYPE_OF(b)) {
+        if ((op == Py_EQ || op == Py_NE) && (PyDict_Check(b) || PyList_Check(b)))
+            return compare_value(a, b, op);
         Py_RETURN_NOTIMPLEMENTED;
+    }
     PyObject *left = message_serialize((Message *)a, true);
     PyObject *right = left == NULL ? NULL : message_serialize((Message *)b, true);
     PyObject *result = right == NULL ? NULL : PyObject_RichCompare(left, right, op);

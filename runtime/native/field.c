@@ -26,12 +26,15 @@ static PyObject *load_text(Message *owner, struct zh_slot slot)
         chars = copy;
     }
     text = PyUnicode_DecodeUTF8(chars, (Py_ssize_t)slot.count, "strict");
-    if (copy != NULL && copy != small)
-        free(copy);
     if (text == NULL && PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
         PyErr_Clear();
-        PyErr_SetString(DecodeError, "a string field contains invalid UTF-8");
+        if (owner->root->received != NULL)
+            PyErr_SetString(DecodeError, "a string field contains invalid UTF-8");
+        else /* text that the schema does not have checked: as protobuf gives it */
+            text = PyBytes_FromStringAndSize(chars, (Py_ssize_t)slot.count);
     }
+    if (copy != NULL && copy != small)
+        free(copy);
     return text;
 }
 

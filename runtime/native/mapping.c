@@ -442,9 +442,14 @@ static int update(Mapping *self, PyObject *values)
     int result = pairs == NULL ? -1 : 0;
 
     if (result != 0 && PyErr_ExceptionMatches(PyExc_AttributeError)) {
+        /* Pairs, or what a dict refuses. */
         PyErr_Clear();
-        PyErr_Format(PyExc_TypeError, "%U.%U is made of a mapping, not of %R",
-                     self->base.field->cls->name, self->base.field->name, TYPE_OF(values));
+        PyObject *dict = PyDict_New();
+        PyObject *done = dict == NULL ? NULL : PyObject_CallMethod(dict, "update", "O", values);
+        pairs = done == NULL ? NULL : PyDict_Items(dict);
+        result = pairs == NULL ? -1 : 0;
+        Py_XDECREF(done);
+        Py_XDECREF(dict);
     }
     for (Py_ssize_t i = 0; result == 0 && i < PyList_Size(pairs); i++) {
         PyObject *pair = PyList_GetItem(pairs, i);

@@ -311,13 +311,26 @@ static int move_out(Container *container)
     return 0;
 }
 
+/* What holds something goes to a message that has nothing else. */
+static int let_containers_go(Message *self, const Field *field, bool filled)
+{
+    for (Container *one = self->root->containers; one != NULL; one = one->next) {
+        if (one->message != self || (field != NULL && one->field != field))
+            continue;
+        const uint8_t *slot = message_struct(self) + one->field->layout->offset;
+        if ((!filled || zh_load_slot(slot).count > 0) && move_out(one) != 0)
+            return -1;
+    }
+    return 0;
+}
+
 int message_let_go(Message *self, const Field *field)
 {
     Message *root = self->root;
 
     for (Message *part = root->absents, *next; part != NULL; part = next) {
         next = part->next;
-        if (part->parent != self || (field != NULL && part->field != field))
+        if (part->parent != self || part->field != field)
             continue;
         Py_INCREF((PyObject *)self); /* the part may hold it alone */
         message_refresh(part);
@@ -326,11 +339,7 @@ int message_let_go(Message *self, const Field *field)
         if (result != 0)
             return -1;
     }
-    for (Container *one = root->containers; one != NULL; one = one->next) {
-        if (one->message == self && (field == NULL || one->field == field) && move_out(one) != 0)
-            return -1;
-    }
-    return 0;
+    return let_containers_go(self, field, false);
 }
 
 /* Make an absent message be there. */
@@ -473,7 +482,8 @@ int message_clear(Message *self)
         self->map_changes++;
         return begin_image(self, self->image.memory);
     }
-    if (message_writable(self) != 0 || message_let_go(self, NULL) != 0)
+    /* Absent parts and empty containers remain with the message, as in protobuf. */
+    if (message_writable(self) != 0 || let_containers_go(self, NULL, true) != 0)
         return -1;
     self->root->map_changes++;
     memset(message_struct(self), 0, self->cls->layout->size);

@@ -120,8 +120,8 @@ Message *message_part(Message *self, Class *cls, zh_ref ref);
 /* The message in a singular field, absent or not. */
 Message *message_child(Message *self, const Field *field);
 /*
- * Before what a field (NULL: any) holds is dropped: the parts and containers that Python has of it
- * keep it for themselves. 0, or -1 with an exception. The message is there and may be written to.
+ * Before what a field holds is dropped: the parts and containers that Python has of it keep it for
+ * themselves. 0, or -1 with an exception. The message is there and may be written to.
  */
 int message_let_go(Message *self, const Field *field);
 /* Containers are entered where they come to be, and taken out before they go. */

@@ -203,7 +203,7 @@ def content(message: Any) -> dict[str, Any]:
             if message.HasField(field.name):
                 found[field.name] = content(getattr(message, field.name))
             continue
-        found[field.name] = plain(getattr(message, field.name))
+        found[field.name] = outcome(lambda name=field.name: getattr(message, name))
         if field.has_presence:
             found[f"has {field.name}"] = message.HasField(field.name)
     for oneof in message.DESCRIPTOR.oneofs:
@@ -233,7 +233,7 @@ def wire(message: Any) -> bytes:
     return done
 
 
-def outcome(action: Callable[[], Any]) -> tuple[str, Any]:
+def outcome(action: Callable[..., Any]) -> tuple[str, Any]:
     """What came of it: a value, or the kind of exception."""
     try:
         return ("value", plain(action()))

@@ -32,7 +32,8 @@ def test_there_and_back(name: str, data: st.DataObject) -> None:
     assert text_format.MessageToString(ours, as_one_line=True) == their_text.MessageToString(
         theirs, as_one_line=True
     )
-    assert json_format.MessageToJson(ours) == their_json.MessageToJson(theirs)
+    as_json, sorted_keys = json_format.MessageToJson, {"sort_keys": True, "indent": 1}
+    assert as_json(ours, **sorted_keys) == their_json.MessageToJson(theirs, **sorted_keys)
     options = {"preserving_proto_field_name": True, "use_integers_for_enums": True}
     as_dict = json_format.MessageToDict(ours, **options)
     assert as_dict == their_json.MessageToDict(theirs, **options)
@@ -44,7 +45,7 @@ def test_parsing_merges_or_leaves_the_message() -> None:
     theirs, ours = pair("Everything")
     message = ours(id=3, words=["a"])
     assert json_format.Parse('{"colour": "COLOUR_RED", "words": ["b"]}', message) is message
-    assert (message.id, message.colour, list(message.words)) == (3, 1, ["a", "b"])
+    assert (message.id, message.colour, list(message.words)) == (3, 1, ["b"])
     with pytest.raises(their_json.ParseError):
         json_format.Parse('{"id": 5, "nothing": 1}', message)
     assert message.id == 3
@@ -61,7 +62,11 @@ def test_what_cannot_be_converted() -> None:
     with pytest.raises(KeyError, match=r"no generated class of google\.protobuf\.FileOptions"):
         from_pb2(descriptor_pb2.FileOptions())
     wrong: Any = 3
-    for call, value in ((from_pb2, pair("Tree")[1]()), (to_pb2, pair("Tree")[0]()), (to_pb2, wrong)):
+    for call, value in (
+        (from_pb2, pair("Tree")[1]()),
+        (to_pb2, pair("Tree")[0]()),
+        (to_pb2, wrong),
+    ):
         with pytest.raises(TypeError, match="is wanted, not"):
             call(value)
 

@@ -58,7 +58,7 @@ def struct(c: SimpleNamespace) -> Iterator[Callable[[], Any]]:
     s = c.Struct()
     yield lambda: s.update(HELD)
     yield lambda: (s["a"], list(s["b"]), s["d"]["e"], len(s), sorted(s))
-    yield lambda: ("a" in s, "z" in s, s == HELD, s == {"a": 1}, s != HELD, s["d"] == {"e": {}})
+    yield lambda: ("a" in s, "z" in s, s == HELD, s == {"a": 1}, s["d"] == {"e": {}})
     yield lambda: (s["b"] == HELD["b"], s["b"] == [], sorted(s.keys()), len(s.values()))
     yield lambda: sorted(k for k, _ in s.items())
     yield lambda: s["b"][3]["c"]
@@ -84,7 +84,7 @@ def list_value(c: SimpleNamespace) -> Iterator[Callable[[], Any]]:
     yield lambda: held.add_struct().update({"x": 1})
     yield lambda: held.add_list().append(2)
     yield lambda: (len(held), held[1]["x"], list(held.items()))
-    yield lambda: (held == [None, {"x": 1}, [2]], held == [], held != [])
+    yield lambda: (held == [None, {"x": 1}, [2]], held == [])
     yield lambda: held.__setitem__(0, "s")
     yield lambda: held.__delitem__(1)
     yield lambda: ("s" in held, 7 in held, list(held))
@@ -147,7 +147,7 @@ def any_(c: SimpleNamespace) -> Iterator[Callable[[], Any]]:
     yield lambda: box.Pack(struct_pb2.Value(bool_value=True), type_url_prefix="x")
     yield lambda: (box.type_url, bytes(box.value))
     yield lambda: box.Pack(struct_zerohop.Value(string_value="y"), deterministic=True)
-    yield lambda: (box, box.value)
+    yield lambda: (box, bytes(box.value))
 
 
 def wrappers(c: SimpleNamespace) -> Iterator[Callable[[], Any]]:

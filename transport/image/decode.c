@@ -13,7 +13,7 @@ struct decoder {
     struct zh_image *image;
     int depth; /* how many more messages may lie in each other */
     int error;
-    bool stray; /* an entry had a value that its closed enum does not have */
+    bool stray; /* an entry had something unknown, or a value that its closed enum does not have */
     struct zh_maps maps;
     /* An entry that was not needed after all, zeroed, for the next one of its type. */
     const struct zh_layout *spare_type;
@@ -88,10 +88,14 @@ static inline const uint8_t *read_tag(const uint8_t *p, const uint8_t *end, uint
 /* A length and the bytes that it counts: returns their beginning. */
 static inline const uint8_t *read_length(const uint8_t *p, const uint8_t *end, size_t *bytes)
 {
+    const uint8_t *begin = p;
     uint64_t value;
 
     p = read_varint(p, end, &value);
     if (ZH_UNLIKELY(p == NULL || value > (uint64_t)(end - p)))
+        return NULL;
+    /* Of a number, bits beyond 64 are dropped; a length has none. */
+    if (ZH_UNLIKELY(p - begin == ZH_VARINT_MOST && p[-1] > 1))
         return NULL;
     *bytes = (size_t)value;
     return p;
@@ -147,7 +151,7 @@ static const uint8_t *skip(struct decoder *d, uint32_t tag, const uint8_t *p, co
         d->depth--;
         for (;;) {
             p = read_tag(p, end, &inner);
-            if (p == NULL || inner >> 3 == 0)
+            if (p == NULL)
                 return fail(d, -EBADMSG);
             if ((inner & 7) == ZH_WIRE_GROUP_END)
                 break;
@@ -164,14 +168,16 @@ static const uint8_t *skip(struct decoder *d, uint32_t tag, const uint8_t *p, co
     return p == NULL ? fail(d, -EBADMSG) : p;
 }
 
-/* Append bytes to the unknown fields. Those of an entry are dropped. */
+/* Append bytes to the unknown fields. An entry with such goes to those of its message as it is. */
 static bool keep(struct decoder *d, struct frame *f, const uint8_t *from, size_t bytes)
 {
     uint8_t *slot = f->at + ZH_UNKNOWN_AT;
     uint32_t count = zh_load32(slot + 8);
 
-    if ((f->layout->flags & ZH_LAYOUT_ENTRY) != 0)
+    if ((f->layout->flags & ZH_LAYOUT_ENTRY) != 0) {
+        d->stray = true;
         return true;
+    }
     if (bytes > UINT32_MAX - count)
         return fail(d, -EMSGSIZE) != NULL;
     f->unknown = zh_array_reserve(d->image, slot, 1, f->unknown, bytes, &d->error);
@@ -413,7 +419,7 @@ static const uint8_t *map_field(struct decoder *d, struct frame *f, const struct
     uint8_t *entry;
     size_t bytes;
     zh_ref ref;
-    bool taken = false;
+    bool taken = false, outer = d->stray, stray;
 
     p = read_message(d, p, end, &bytes);
     if (p == NULL)
@@ -428,11 +434,13 @@ static const uint8_t *map_field(struct decoder *d, struct frame *f, const struct
         if (entry == NULL)
             return NULL;
     }
+    d->stray = false;
     p = descend(d, type, entry, p, p + bytes);
     if (p == NULL)
         return NULL;
-    if (d->stray) {
-        d->stray = false;
+    stray = d->stray;
+    d->stray = outer; /* this map may lie in a value of another */
+    if (stray) {
         if (!keep(d, f, start, (size_t)(p - start)))
             return NULL;
     } else {
@@ -651,8 +659,6 @@ static inline const uint8_t *known_field(struct decoder *d, struct frame *f,
         break;
     case ZH_ENUM:
         if (ZH_UNLIKELY(is_stray(field, v))) {
-            if ((f->layout->flags & ZH_LAYOUT_ENTRY) != 0)
-                d->stray = true;
             return keep(d, f, start, (size_t)(p - start)) ? p : NULL;
         }
         break;

@@ -10,7 +10,6 @@ from typing import Any
 
 from google.protobuf import message_factory
 from google.protobuf.message import Message as ProtobufMessage
-
 from zerohop.generated import Message, message_class
 
 __all__ = ["from_pb2", "to_pb2"]

@@ -1,4 +1,4 @@
-"""What generated modules (`NAME_zerohop.py`) are made with, and the types that their messages use.
+"""What generated modules (`NAME_zerohop.py`) are made with, and the types of their fields.
 
 Programs import the classes from the generated module; of this module they need, if anything, the
 names in `__all__`, for annotations and `isinstance`.

@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from google.protobuf import json_format as _theirs
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.json_format import Error, ParseError, SerializeToJsonError
-
 from zerohop.convert import replace, to_pb2
 from zerohop.generated import Message
 

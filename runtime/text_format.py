@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 from google.protobuf import text_format as _theirs
 from google.protobuf.text_format import Error, ParseError
-
 from zerohop.convert import replace, to_pb2
 from zerohop.generated import Message
 

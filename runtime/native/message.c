@@ -293,7 +293,7 @@ static int stand_alone(Message *part)
     return attach(part, ref);
 }
 
-/* A container goes to a message that has nothing else. */
+/* A container goes to a message that has nothing else, and others of the same field with it. */
 static int move_out(Container *container)
 {
     Message *from = container->message;
@@ -306,12 +306,17 @@ static int move_out(Container *container)
     }
     memcpy(message_struct(to) + field->layout->offset, message_struct(from) + field->layout->offset,
            sizeof(struct zh_slot));
-    container->message = to;
-    Py_DECREF((PyObject *)from);
+    for (Container *one = from->root->containers; one != NULL; one = one->next) {
+        if (one->message == from && one->field == field) {
+            one->message = (Message *)Py_NewRef((PyObject *)to);
+            Py_DECREF((PyObject *)from); /* which the caller holds */
+        }
+    }
+    Py_DECREF((PyObject *)to);
     return 0;
 }
 
-/* What holds something goes to a message that has nothing else. */
+/* What holds something (`filled`), or all. */
 static int let_containers_go(Message *self, const Field *field, bool filled)
 {
     for (Container *one = self->root->containers; one != NULL; one = one->next) {

@@ -10,7 +10,7 @@ from google.protobuf import json_format as their_json
 from google.protobuf import text_format as their_text
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgharness import NAMES, OURS, PB2, UNKNOWN, build, content, pair, plans, same
+from msgharness import NAMES, OURS, PB2, UNKNOWN, build, content, outcome, pair, plans, same
 from zerohop import json_format, text_format
 from zerohop.convert import from_pb2, to_pb2
 
@@ -37,8 +37,9 @@ def test_there_and_back(name: str, data: st.DataObject) -> None:
     options = {"preserving_proto_field_name": True, "use_integers_for_enums": True}
     as_dict = json_format.MessageToDict(ours, **options)
     assert as_dict == their_json.MessageToDict(theirs, **options)
-    back = json_format.ParseDict(as_dict, OURS[name]())
-    assert content(back) == content(their_json.ParseDict(as_dict, PB2[name]()))
+    # Not always: protobuf refuses the largest float that it has written itself.
+    back = outcome(lambda: json_format.ParseDict(as_dict, OURS[name]()))
+    assert back == outcome(lambda: their_json.ParseDict(as_dict, PB2[name]()))
 
 
 def test_parsing_merges_or_leaves_the_message() -> None:

@@ -115,9 +115,8 @@ class Pool:
         else:
             plan = self.draw(plans(descriptor, 2), "other")
             method = "MergeFrom" if action == "merge" else "CopyFrom"
-            if action == "copy":
-                # upb's containers that were held before are not to be touched any more: it crashes.
-                self.handles = [handle]
+            # Of what was held and is empty, upb lets some follow the message and some not.
+            self.handles = [handle]
             full = descriptor.full_name
             self.both(
                 handle, lambda m, classes: getattr(m, method)(build(classes[full], plan)), method
@@ -142,26 +141,29 @@ class Pool:
             "extend": lambda r: r.extend(more),
             "insert": lambda r: r.insert(index, value),
             "pop": lambda r: r.pop(),
-            "pop at": lambda r: r.pop(index),
+            # upb takes the last one for what is out of range, and warns that it will not.
+            "pop at": lambda r: r.pop(index) if -len(r) <= index < len(r) else None,
             "remove": lambda r: r.remove(value),
             "del": lambda r: r.__delitem__(index),
             "set": lambda r: r.__setitem__(index, value),
             "get": lambda r: r[index],
             "slice": lambda r: r[part],
             "set slice": lambda r: r.__setitem__(part, more),
-            "del slice": lambda r: r.__delitem__(part),
+            # upb loses count where a slice is empty, and crashes later.
+            "del slice": lambda r: r.__delitem__(part) if r[part] else None,
             "sort": lambda r: r.sort(),
             "sort down": lambda r: r.sort(key=repr, reverse=True),
             "reverse": lambda r: r.reverse(),
             "in": lambda r: value in r,
             "count": lambda r: list(r).count(value),
-            "self": lambda r: r.extend(r),
+            "self": lambda r: r.extend(list(r)),
             "equal": lambda r: (r == more, r == list(r), r != more),
-            "merge": lambda r: r.MergeFrom(r),
         }
         if any(v != v for v in (value, *more)):
             del actions["sort"]
         name = self.draw(st.sampled_from(sorted(actions)), "action")
+        if not len(handle.theirs) and name in ("del", "set", "pop", "remove"):
+            return  # upb sets the message that the field is in before it refuses
         self.both(handle, lambda r, _: actions[name](r), name)
 
     def repeated_messages(self, handle: Handle, field: Any, index: int) -> None:
@@ -175,20 +177,21 @@ class Pool:
             "extend": lambda r, c: r.extend([build(c[full], plan), build(c[full], {})]),
             "insert": lambda r, c: r.insert(index, build(c[full], plan)),
             "pop": lambda r, c: r.pop(),
-            "pop at": lambda r, c: r.pop(index),
+            "pop at": lambda r, c: r.pop(index) if -len(r) <= index < len(r) else None,
             "del": lambda r, c: r.__delitem__(index),
-            "del slice": lambda r, c: r.__delitem__(slice(0, index)),
+            "del slice": lambda r, c: r.__delitem__(slice(0, index)) if r[0:index] else None,
             "set": lambda r, c: r.__setitem__(index, build(c[full], plan)),
             "reverse": lambda r, c: r.reverse(),
             "sort": lambda r, c: r.sort(key=lambda m: m.SerializePartialToString(True)),
             "sort by": lambda r, c: r.sort(key=lambda m: m.SerializePartialToString()),
             "remove": lambda r, c: r.remove(build(c[full], plan)),
             "in": lambda r, c: build(c[full], plan) in r,
-            "self": lambda r, c: r.extend(r),
+            "self": lambda r, c: r.extend(list(r)),
         }
         name = self.draw(st.sampled_from(["keep", *sorted(actions)]), "action")
         if name != "keep":
-            self.both(handle, actions[name], name)
+            if len(handle.theirs) or name not in ("del", "set", "pop", "remove"):
+                self.both(handle, actions[name], name)
             return
         if len(handle.theirs) and len(handle.ours):
             self.keep("message", handle.theirs[-1], handle.ours[-1], kind)

@@ -154,6 +154,9 @@ def test_all_messages_with_every_field_alone(name: str) -> None:
     for field in PB2[name].DESCRIPTOR.fields:
         for value in VALUES:
             theirs, ours = (made(c[name], field.name, value) for c in (PB2, OURS))
+            if is_map(field) and theirs[0] == "error":
+                assert ours[0] == "error"  # upb's errors differ by what the map's values are
+                continue
             assert ours == theirs, (field.name, value)
 
 

@@ -18,8 +18,6 @@ import grpc
 from zerohop import log as _log
 from zerohop._native import (
     ArenaFull,
-    DecodeError,
-    EncodeError,
     __version__,
     alloc,
     stats,
@@ -90,6 +88,10 @@ def __getattr__(name: str) -> Any:
 
         # The module, which can be called: most programs have no use for it.
         return importlib.import_module("zerohop.install")
+    if name in ("DecodeError", "EncodeError"):
+        from zerohop import generated  # which imports protobuf
+
+        return getattr(generated, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

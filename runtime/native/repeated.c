@@ -651,7 +651,11 @@ static int repeated_getbuffer(PyObject *object, Py_buffer *view, int flags)
                                                : "the message was received and is read-only");
         return -1;
     }
-    /* Whoever may write gets memory that no peer reads. */
+    /* Whoever may write gets memory that no peer reads, and that does not move. */
+    if (writable && zh_image_settle(&root->image) != 0) {
+        PyErr_NoMemory();
+        return -1;
+    }
     if (writable && slot_of(self).count > 0 && own_array(self, slot_of(self).count) != 0)
         return -1;
     struct zh_slot slot = slot_of(self);

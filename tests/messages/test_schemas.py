@@ -90,6 +90,9 @@ def _map(draw: Any, file: Any, message: Any, full: str, field: Any) -> None:
     entry.options.map_entry = True
     key = draw(st.sampled_from(KEYS))
     entry.field.add(name="key", number=1, label=_F.LABEL_OPTIONAL, type=key)
+    if field.type == _F.TYPE_ENUM and file.enum_type[0].value[0].number != 0:
+        field.type = _F.TYPE_INT32  # such an enum may not be a map's value
+        field.ClearField("type_name")
     value = entry.field.add(name="value", number=2, label=_F.LABEL_OPTIONAL, type=field.type)
     if field.type_name:
         value.type_name = field.type_name

@@ -384,6 +384,8 @@ static int thaw(Message *root)
     for (Message *part = root->parts; part != NULL; part = part->next) {
         if (part->base == &part->fixed)
             part->fixed = zh_image_moved(&moves, part->fixed);
+        /* It may have been let go by the message. */
+        zh_image_follow(&root->image, &moves, part->cls->layout, message_struct(part));
     }
     zh_image_moves_free(&moves);
     root->lent = false;
@@ -463,7 +465,8 @@ bool message_owns(Message *self, zh_ref ref)
 {
     Message *root = self->root;
 
-    return root->exports == 0 && (zh_ref_segment(ref) == 0 || !root->lent);
+    return root->exports == 0 &&
+           (zh_ref_segment(ref) == 0 || (!root->lent && !zh_image_is_kept(&root->image, ref)));
 }
 
 void message_drop(Message *self, zh_ref ref)

@@ -288,6 +288,16 @@ void zh_image_drop(struct zh_image *image, zh_ref ref, bool later)
     }
 }
 
+bool zh_image_is_kept(const struct zh_image *image, zh_ref ref)
+{
+    for (uint32_t i = image->block_count; i-- > 0;) {
+        const struct zh_image_block *block = &image->blocks[i];
+        if (ref >= block->ref && ref - block->ref < block->bytes)
+            return !block->chunk && block->uses == 0;
+    }
+    return false;
+}
+
 void zh_image_purge(struct zh_image *image)
 {
     for (uint32_t i = image->block_count; i-- > 0;) {

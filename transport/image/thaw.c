@@ -4,33 +4,26 @@
 
 #include "zerohop/image.h"
 
-struct thaw {
-    struct zh_image *image;
-    const struct zh_image_block *old; /* parallel to image->blocks */
-};
-
 /* A reference that was into an old chunk. */
-static zh_ref moved(const struct thaw *t, zh_ref ref)
+static zh_ref moved(const struct zh_image_moves *moves, zh_ref ref)
 {
-    if (zh_ref_segment(ref) == 0)
-        return ref;
-    for (uint32_t i = 0; i < t->image->block_count; i++) {
-        const struct zh_image_block *old = &t->old[i];
-        if (old->chunk && ref >= old->ref && ref - old->ref < old->bytes)
-            return t->image->blocks[i].ref + (ref - old->ref);
+    for (uint32_t i = 0; zh_ref_segment(ref) != 0 && i < moves->count; i++) {
+        const struct zh_image_move *move = &moves->moves[i];
+        if (ref >= move->from_ref && ref - move->from_ref < move->bytes)
+            return move->to_ref + (ref - move->from_ref);
     }
     return ref;
 }
 
-static void move_ref(const struct thaw *t, uint8_t *at)
+static void move_ref(const struct zh_image_moves *moves, uint8_t *at)
 {
-    zh_ref ref = moved(t, zh_load64(at));
+    zh_ref ref = moved(moves, zh_load64(at));
 
     memcpy(at, &ref, sizeof(ref));
 }
 
-/* Rewrite what the struct at `at`, which has been moved, refers to. The image is ours and sound. */
-static void move_struct(const struct thaw *t, const struct zh_layout *layout, uint8_t *at)
+void zh_image_follow(struct zh_image *image, const struct zh_image_moves *t,
+                     const struct zh_layout *layout, uint8_t *at)
 {
     if (zh_load32(at + ZH_UNKNOWN_AT + 8) != 0)
         move_ref(t, at + ZH_UNKNOWN_AT);
@@ -42,9 +35,9 @@ static void move_struct(const struct thaw *t, const struct zh_layout *layout, ui
             continue;
         if (!array && field->type != NULL) {
             move_ref(t, slot);
-            uint8_t *child = zh_image_at(t->image, zh_load64(slot));
+            uint8_t *child = zh_image_at(image, zh_load64(slot));
             if (child != NULL)
-                move_struct(t, field->type, child);
+                zh_image_follow(image, t, field->type, child);
             continue;
         }
         struct zh_slot content = zh_load_slot(slot);
@@ -53,14 +46,14 @@ static void move_struct(const struct thaw *t, const struct zh_layout *layout, ui
         move_ref(t, slot);
         if (!array || (field->width != 16 && field->type == NULL))
             continue;
-        uint8_t *element = zh_image_at(t->image, zh_load64(slot));
+        uint8_t *element = zh_image_at(image, zh_load64(slot));
         for (uint32_t n = 0; element != NULL && n < content.count; n++, element += field->width) {
             if (field->type == NULL && zh_load32(element + 8) == 0)
                 continue;
             move_ref(t, element);
-            uint8_t *child = field->type == NULL ? NULL : zh_image_at(t->image, zh_load64(element));
+            uint8_t *child = field->type == NULL ? NULL : zh_image_at(image, zh_load64(element));
             if (child != NULL)
-                move_struct(t, field->type, child);
+                zh_image_follow(image, t, field->type, child);
         }
     }
 }
@@ -94,19 +87,23 @@ int zh_image_thaw(struct zh_image *image, const struct zh_layout *layout, bool k
         fresh[i].used = old[i].used;
         memcpy(fresh[i].data, old[i].data, old[i].used);
         memset(fresh[i].data + old[i].used, 0, fresh[i].bytes - old[i].used);
-        moves->moves[moves->count++] =
-            (struct zh_image_move){old[i].data, fresh[i].data, old[i].bytes};
+        moves->moves[moves->count++] = (struct zh_image_move){
+            .from = old[i].data,
+            .to = fresh[i].data,
+            .bytes = old[i].bytes,
+            .from_ref = old[i].ref,
+            .to_ref = fresh[i].ref,
+        };
         moves->bytes += old[i].used;
     }
     image->blocks = fresh;
     image->block_room = 2 * count + 1;
-    struct thaw t = {image, old};
     uint8_t *root = image->root;
     if (layout->size > ZH_IMAGE_NEAR) {
-        move_ref(&t, root);
+        move_ref(moves, root);
         root = zh_image_at(image, zh_load64(root));
     }
-    move_struct(&t, layout, root);
+    zh_image_follow(image, moves, layout, root);
     if (keep) {
         for (uint32_t i = 0; i < count; i++) {
             if (old[i].chunk) {

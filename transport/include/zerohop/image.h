@@ -275,6 +275,8 @@ ZH_API int zh_image_adopt(struct zh_image *image, const struct zh_image_block *b
  */
 ZH_API void zh_image_drop(struct zh_image *image, zh_ref ref, bool later);
 ZH_API void zh_image_purge(struct zh_image *image);
+/* Is it a block that is there only for those who still read it? */
+ZH_API bool zh_image_is_kept(const struct zh_image *image, zh_ref ref);
 
 /* Where zh_image_thaw has moved blocks. */
 struct zh_image_moves {
@@ -284,6 +286,7 @@ struct zh_image_moves {
         const uint8_t *from;
         uint8_t *to;
         size_t bytes;
+        zh_ref from_ref, to_ref;
     } * moves;
 };
 
@@ -294,6 +297,10 @@ struct zh_image_moves {
  */
 ZH_API int zh_image_thaw(struct zh_image *image, const struct zh_layout *layout, bool keep,
                          struct zh_image_moves *moves);
+/* Make a struct of the image, and what it contains, refer to the new chunks. For structs that the
+ * message itself no longer refers to; done twice it does nothing. */
+ZH_API void zh_image_follow(struct zh_image *image, const struct zh_image_moves *moves,
+                            const struct zh_layout *layout, uint8_t *at);
 /* The new place of what lay at `at`. */
 ZH_API uint8_t *zh_image_moved(const struct zh_image_moves *moves, uint8_t *at);
 ZH_API void zh_image_moves_free(struct zh_image_moves *moves);

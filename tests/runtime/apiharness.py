@@ -223,6 +223,7 @@ class _Base:
         self.name = name
         self.zerohop = name.startswith("zerohop")
         self.inline = name.endswith("-inline")
+        self.generated = name.endswith("-generated")
         self._directory = directory
         self._gates: list[threading.Event] = []
         self._pools: list[futures.ThreadPoolExecutor] = []

@@ -17,19 +17,24 @@ EXHAUSTED = grpc.StatusCode.RESOURCE_EXHAUSTED
 
 def _request(size):
     """A request that is exactly that long on the wire."""
-    request = EchoRequest(payload=b"x" * size)
-    request.payload = b"x" * (2 * size - request.ByteSize())
+    head = EchoRequest(payload=b"x" * size).ByteSize() - size
+    request = EchoRequest(payload=b"x" * (size - head))
     assert request.ByteSize() == size
     return request
 
 
+def _of_limit(impl, size):
+    """A request of at most that size as limits count it: on the wire, or as an image."""
+    return _request(size - 100 if impl.generated else size)
+
+
 def test_server_receives_too_much(impl):
     peer = impl.serve(options=[(RECEIVE, 1000)])
-    assert len(peer.stub.Unary(_request(1000)).payload) < 1000
+    assert len(peer.stub.Unary(_of_limit(impl, 1000)).payload) < 1000
     code, details = code_and_details(lambda: peer.stub.Unary(_request(1001)))
     assert code is EXHAUSTED
     assert "larger than max" in details
-    assert "1001 vs. 1000" in details
+    assert ("vs. 1000" if impl.generated else "1001 vs. 1000") in details
     # Over and over, and the channel is as good as before.
     for _ in range(5):
         assert code_and_details(lambda: peer.stub.Unary(_request(100_000)))[0] is EXHAUSTED
@@ -51,11 +56,11 @@ def test_client_receives_too_much(impl):
 
 def test_client_sends_too_much(impl):
     peer = impl.serve(channel_options=[(SEND, 1000)])
-    peer.stub.Unary(_request(1000))
+    peer.stub.Unary(_of_limit(impl, 1000))
     code, details = code_and_details(lambda: peer.stub.Unary(_request(1001)))
     assert code is EXHAUSTED
     assert "larger than max" in details
-    assert "1001 vs. 1000" in details
+    assert ("vs. 1000" if impl.generated else "1001 vs. 1000") in details
     future = peer.stub.Unary.future(_request(5000))
     assert code_and_details(lambda: future.result(timeout=WAIT))[0] is EXHAUSTED
     assert peer.stub.Unary(EchoRequest(text="x")).text == "x"

@@ -371,7 +371,8 @@ static void leave_to_serve(Pump *pump, void *token)
         coming = pump_kick(pump);
         pump->serving--;
     }
-    if (coming)
+    /* One that was started ran meanwhile, perhaps, and sleeps already: it counts on us to arm. */
+    if (coming && pump->sleepers == 0)
         pump->holder = NULL;
     else
         pump_release(pump, token);

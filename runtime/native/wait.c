@@ -184,6 +184,14 @@ void pump_poll_events(Pump *pump)
     int n = zh_pump_events(pump->pump, events, 0);
 
     pump_handle_events(pump, events, n);
+    /* An edge is given once: one that was meant for the thread that sleeps in epoll, so that it
+     * serves what is queued, goes on to it. */
+    for (int i = 0; i < n; i++) {
+        if (events[i].kind == ZH_EVENT_WAKE && pump->sleepers > 0) {
+            zh_pump_wake(pump->pump);
+            break;
+        }
+    }
 }
 
 /* Spin at most `budget` ns without the GIL. The caller holds the pump. */
@@ -378,6 +386,25 @@ static void leave_to_serve(Pump *pump, void *token)
         pump_release(pump, token);
 }
 
+/*
+ * A background thread that has been called to listen finds something to serve first: if nobody
+ * listens, somebody else must.
+ */
+static void before_serving(Pump *pump)
+{
+    bool coming = false;
+
+    if (pump->holder != NULL || pump->sleepers > 0 || pump->waiters == NULL)
+        return;
+    if (pump->servers > 0) {
+        pump->serving++; /* this thread, in a moment */
+        coming = pump_kick(pump);
+        pump->serving--;
+    }
+    if (!coming)
+        waiter_wake(pump->waiters);
+}
+
 /* Leave the list of parked threads, if a kick has not taken us off. */
 static void unpark(Pump *pump, Waiter *waiter)
 {
@@ -456,6 +483,8 @@ PyObject *pump_run(Pump *pump, PyObject *Py_UNUSED(ignored))
 
     block_signals();
     while (!pump->closing && raised == 0) {
+        if (pump->events != NULL || pump->calls != NULL)
+            before_serving(pump);
         if (pump->events != NULL) {
             pump->serving++;
             pump_run_events(pump);
@@ -492,7 +521,7 @@ PyObject *pump_run(Pump *pump, PyObject *Py_UNUSED(ignored))
             }
             if (idle_spin(pump, &token)) {
                 hot = pump->servers > 0;
-                if (hot)
+                if (hot && pump->holder == &token && pump->calls == NULL && pump->events == NULL)
                     pump->holder = NULL; /* to be held again at once */
                 else
                     pump_release(pump, &token); /* to a caller, if one waits */

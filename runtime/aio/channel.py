@@ -179,7 +179,10 @@ class _Method:
         metadata: Any,
         credentials: Any,
         wait_for_ready: bool | None,
+        compression: Any,
     ) -> Any:
+        """Make the call, through the interceptors. There is no compression here."""
+        del compression
         if not self._interceptors:
             return self.invoke(self.method, request, timeout, metadata, credentials, wait_for_ready)
         core = self.core
@@ -212,7 +215,7 @@ class _UnaryUnary(_Method, grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> Any:
-        return self._call(request, timeout, metadata, credentials, wait_for_ready)
+        return self._call(request, timeout, metadata, credentials, wait_for_ready, compression)
 
     def invoke(
         self,
@@ -250,7 +253,7 @@ class _UnaryStream(_Method, grpc.aio.UnaryStreamMultiCallable[Any, Any]):
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> Any:
-        return self._call(request, timeout, metadata, credentials, wait_for_ready)
+        return self._call(request, timeout, metadata, credentials, wait_for_ready, compression)
 
     def invoke(
         self,
@@ -286,7 +289,9 @@ class _StreamUnary(_Method, grpc.aio.StreamUnaryMultiCallable[Any, Any]):
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> Any:
-        return self._call(request_iterator, timeout, metadata, credentials, wait_for_ready)
+        return self._call(
+            request_iterator, timeout, metadata, credentials, wait_for_ready, compression
+        )
 
     def invoke(
         self,

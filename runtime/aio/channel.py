@@ -15,7 +15,6 @@ import grpc.aio
 from zerohop._native import Channel as NativeChannel
 from zerohop.address import Target
 from zerohop.aio.calls import (
-    LOCALLY_CANCELLED,
     NativeCall,
     StreamStreamCall,
     StreamUnaryCall,
@@ -32,7 +31,14 @@ from zerohop.aio.interceptors import (
     InterceptedUnaryUnaryCall,
 )
 from zerohop.aio.signals import working_loop
-from zerohop.calls import BAD_REQUEST, Deserializer, Serializer, deadline_after, report
+from zerohop.calls import (
+    BAD_REQUEST,
+    LOCALLY_CANCELLED,
+    Deserializer,
+    Serializer,
+    deadline_after,
+    report,
+)
 from zerohop.channel import NoLink
 from zerohop.links import Links, route_of
 from zerohop.options import ChannelArguments, parse

@@ -33,8 +33,8 @@ _CANCELLED = NUMBERS[grpc.StatusCode.CANCELLED]
 _UNKNOWN = NUMBERS[grpc.StatusCode.UNKNOWN]
 _INTERNAL = NUMBERS[grpc.StatusCode.INTERNAL]
 
-BAD_REQUEST = "Exception serializing request!"
 LOCALLY_CANCELLED = "Locally cancelled by application!"
+BAD_REQUEST = "Exception serializing request!"
 BAD_RESPONSE = "Exception deserializing response!"
 
 
@@ -219,6 +219,14 @@ class _MultiThreadedRendezvous(Disposable, grpc.RpcError, grpc.Call, grpc.Future
     __repr__ = __str__
 
 
+def drop_unread(call: ClientCall) -> bool:
+    """Were there responses yet? To grpcio a call lasts until they have been read."""
+    unread = False
+    while isinstance(call.recv(), (bytes, Received)):
+        unread = True
+    return unread
+
+
 class StreamRendezvous(_MultiThreadedRendezvous):
     """A call with a stream of responses: iterate over it."""
 
@@ -228,10 +236,7 @@ class StreamRendezvous(_MultiThreadedRendezvous):
     def cancel(self) -> bool:
         if super().cancel():
             return True
-        # To grpcio a call lasts until its responses have been read.
-        unread = False
-        while self._local is None and isinstance(self.call.recv(), (bytes, Received)):
-            unread = True
+        unread = self._local is None and drop_unread(self.call)
         if unread:
             self._local = (grpc.StatusCode.CANCELLED, LOCALLY_CANCELLED)
             self._cancelled = True

@@ -45,7 +45,7 @@ from zerohop.status import (
     failed,
 )
 
-# grpcio's words for call credentials on an insecure channel.
+# grpcio's words; the second for call credentials on an insecure channel.
 CHANNEL_CLOSED = "Channel closed!"
 NO_CREDENTIALS = (
     "Established channel does not have a sufficient security level to transfer call credential."

@@ -123,7 +123,7 @@ class _Method(_channel._Method):
     _deferred: Any
     _plain: Any = None
 
-    def _go(
+    def _call(
         self,
         request: Any,
         timeout: float | None,
@@ -192,70 +192,20 @@ class _UnaryUnary(_Method, _channel._UnaryUnary):
     _grpc_kind = "unary_unary"
     _deferred = DeferredUnaryUnaryCall
 
-    def __call__(
-        self,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: Any = None,
-        wait_for_ready: bool | None = None,
-        compression: Any = None,
-    ) -> Any:
-        return self._go(request, timeout, metadata, credentials, wait_for_ready, compression)
-
 
 class _UnaryStream(_Method, _channel._UnaryStream):
     _grpc_kind = "unary_stream"
     _deferred = DeferredUnaryStreamCall
-
-    def __call__(
-        self,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: Any = None,
-        wait_for_ready: bool | None = None,
-        compression: Any = None,
-    ) -> Any:
-        return self._go(request, timeout, metadata, credentials, wait_for_ready, compression)
 
 
 class _StreamUnary(_Method, _channel._StreamUnary):
     _grpc_kind = "stream_unary"
     _deferred = DeferredStreamUnaryCall
 
-    def __call__(
-        self,
-        request_iterator: Any = None,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: Any = None,
-        wait_for_ready: bool | None = None,
-        compression: Any = None,
-    ) -> Any:
-        return self._go(
-            request_iterator, timeout, metadata, credentials, wait_for_ready, compression
-        )
-
 
 class _StreamStream(_Method, _channel._StreamStream):
     _grpc_kind = "stream_stream"
     _deferred = DeferredStreamStreamCall
-
-    def __call__(
-        self,
-        request_iterator: Any = None,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: Any = None,
-        wait_for_ready: bool | None = None,
-        compression: Any = None,
-    ) -> Any:
-        return self._go(
-            request_iterator, timeout, metadata, credentials, wait_for_ready, compression
-        )
 
 
 class RunChannel(_channel.Channel):

@@ -7,90 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
-import grpc
 import grpc.aio
-from zerohop.address import bound_address
 from zerohop.aio.server import Core
-from zerohop.handlers import Handlers
-from zerohop.options import ChannelArguments
-from zerohop.run_entry import Published, listed
-from zerohop.run_policy import with_defaults
-
-MakePlain = Callable[..., grpc.aio.Server]
+from zerohop.run_handlers import TwoWays
 
 
-class RunServer(grpc.aio.Server):
+class RunServer(TwoWays[grpc.aio.Server, Core], grpc.aio.Server):
     """What `grpc.aio.server` returns under `zerohop run`."""
 
-    def __init__(
-        self,
-        make: MakePlain,
-        migration_thread_pool: Any,
-        handlers: Sequence[grpc.GenericRpcHandler] | None,
-        interceptors: Sequence[Any] | None,
-        options: ChannelArguments | None,
-        maximum_concurrent_rpcs: int | None,
-        compression: grpc.Compression | None,
-    ) -> None:
-        handlers, interceptors = listed(handlers), listed(interceptors)
-        self._plain = make(
-            migration_thread_pool,
-            handlers,
-            interceptors,
-            options,
-            maximum_concurrent_rpcs,
-            compression,
-        )
-        self._handlers = Handlers(interceptors)
-        self._handlers.add_generic(handlers or ())
-        self._arguments = (migration_thread_pool, self._handlers, options, maximum_concurrent_rpcs)
-        self._published = Published()
-        self._core: Core | None = None
-        self._pid = os.getpid()
-
-    def __getattr__(self, name: str) -> Any:
-        # What programs know of grpcio's own server.
-        if name.startswith("__") or "_plain" not in self.__dict__:
-            raise AttributeError(name)
-        return getattr(self._plain, name)
-
-    def add_generic_rpc_handlers(
-        self, generic_rpc_handlers: Iterable[grpc.GenericRpcHandler]
-    ) -> None:
-        handlers = tuple(generic_rpc_handlers)
-        self._plain.add_generic_rpc_handlers(handlers)
-        self._handlers.add_generic(handlers)
-
-    def add_registered_method_handlers(
-        self, service_name: str, method_handlers: Mapping[str, grpc.RpcMethodHandler[Any, Any]]
-    ) -> None:
-        self._plain.add_registered_method_handlers(service_name, method_handlers)
-        if self._core is None:  # grpcio takes none once it has started
-            self._handlers.add_registered(service_name, method_handlers)
-
-    def add_insecure_port(self, address: str) -> int:
-        port = self._plain.add_insecure_port(address)
-        self._published.add(bound_address(address, port))
-        return port
-
-    def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int:
-        return self._plain.add_secure_port(address, server_credentials)
+    _make = Core
 
     async def start(self) -> None:
         await self._plain.start()
-        if self._core is None and self._published.addresses:
-            self._published.enter(self._make_core)
-
-    def _make_core(self) -> Core:
-        pool, handlers, options, limit = self._arguments
-        core = Core(pool, handlers, with_defaults(options), limit)
-        self._core = core
-        return core
+        self._enter()
 
     async def stop(self, grace: float | None) -> None:
         self._published.withdraw()

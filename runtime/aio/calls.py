@@ -27,7 +27,16 @@ from zerohop._native import (
     now,
 )
 from zerohop.aio.signals import EVENT_CONNECTED, EVERYTHING, Signals
-from zerohop.calls import BAD_REQUEST, BAD_RESPONSE, Deserializer, Serializer, outcome_of, report
+from zerohop.calls import (
+    BAD_REQUEST,
+    BAD_RESPONSE,
+    LOCALLY_CANCELLED,
+    Deserializer,
+    Serializer,
+    drop_unread,
+    outcome_of,
+    report,
+)
 from zerohop.links import Links
 from zerohop.pumps import LoopPump
 from zerohop.status import CODES, FORKED, NUMBERS, Metadatum, Outcome
@@ -39,7 +48,6 @@ _INTERNAL = NUMBERS[grpc.StatusCode.INTERNAL]
 _FAILED_PRECONDITION = NUMBERS[grpc.StatusCode.FAILED_PRECONDITION]
 
 # grpcio's words.
-LOCALLY_CANCELLED = "Locally cancelled by application!"
 ALREADY_FINISHED = "RPC already finished."
 HALF_CLOSED = 'RPC is half closed after calling "done_writing".'
 STYLES_MIXED = "The iterator and read/write APIs may not be mixed on a single RPC."
@@ -319,10 +327,7 @@ class _StreamResponse(_Stream):
     def _cancel(self, code: int, details: str) -> bool:
         if super()._cancel(code, details):
             return True
-        # To grpcio a call lasts until its responses have been read.
-        unread = False
-        while self._local is None and isinstance(self._native.recv(), (bytes, Received)):
-            unread = True
+        unread = self._local is None and drop_unread(self._native)
         if unread:
             self._given_up = True
             self._local = Outcome(CODES[code], details)

@@ -16,7 +16,6 @@ from zerohop._native import Channel as NativeChannel
 from zerohop._native import image_serializer, method_key
 from zerohop.address import Target
 from zerohop.aio.calls import (
-    LOCALLY_CANCELLED,
     NativeCall,
     StreamStreamCall,
     StreamUnaryCall,
@@ -33,7 +32,14 @@ from zerohop.aio.interceptors import (
     InterceptedUnaryUnaryCall,
 )
 from zerohop.aio.signals import working_loop
-from zerohop.calls import BAD_REQUEST, Deserializer, Serializer, deadline_after, report
+from zerohop.calls import (
+    BAD_REQUEST,
+    LOCALLY_CANCELLED,
+    Deserializer,
+    Serializer,
+    deadline_after,
+    report,
+)
 from zerohop.channel import NoLink
 from zerohop.links import Links, route_of
 from zerohop.options import ChannelArguments, parse
@@ -188,7 +194,10 @@ class _Method:
         metadata: Any,
         credentials: Any,
         wait_for_ready: bool | None,
+        compression: Any,
     ) -> Any:
+        """Make the call, through the interceptors. There is no compression here."""
+        del compression
         if not self._interceptors:
             return self.invoke(self.method, request, timeout, metadata, credentials, wait_for_ready)
         core = self.core
@@ -221,7 +230,7 @@ class _UnaryUnary(_Method, grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> Any:
-        return self._call(request, timeout, metadata, credentials, wait_for_ready)
+        return self._call(request, timeout, metadata, credentials, wait_for_ready, compression)
 
     def invoke(
         self,
@@ -266,7 +275,7 @@ class _UnaryStream(_Method, grpc.aio.UnaryStreamMultiCallable[Any, Any]):
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> Any:
-        return self._call(request, timeout, metadata, credentials, wait_for_ready)
+        return self._call(request, timeout, metadata, credentials, wait_for_ready, compression)
 
     def invoke(
         self,
@@ -309,7 +318,9 @@ class _StreamUnary(_Method, grpc.aio.StreamUnaryMultiCallable[Any, Any]):
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> Any:
-        return self._call(request_iterator, timeout, metadata, credentials, wait_for_ready)
+        return self._call(
+            request_iterator, timeout, metadata, credentials, wait_for_ready, compression
+        )
 
     def invoke(
         self,

@@ -23,10 +23,9 @@ from zerohop.aio.calls import (
     ALREADY_FINISHED,
     EOF,
     HALF_CLOSED,
-    LOCALLY_CANCELLED,
     STYLES_MIXED,
 )
-from zerohop.calls import deadline_after
+from zerohop.calls import LOCALLY_CANCELLED, deadline_after
 
 
 class Invoker(Protocol):
@@ -214,60 +213,32 @@ class Intercepted:
 
     # --- grpc.aio.Call -------------------------------------------------------------------------
 
-    async def initial_metadata(self) -> Any:
+    async def _ask(self, what: str, given_up: Any) -> Any:
+        """What the call or its error says; `given_up` if it was cancelled before it was made."""
         try:
             call = await self._when_made()
         except grpc.aio.AioRpcError as error:
-            return error.initial_metadata()
+            return getattr(error, what)()
         except asyncio.CancelledError:
             if not self._task.cancelled():
                 raise
-            return None
-        return await call.initial_metadata()
+            return given_up
+        return await getattr(call, what)()
+
+    async def initial_metadata(self) -> Any:
+        return await self._ask("initial_metadata", None)
 
     async def trailing_metadata(self) -> Any:
-        try:
-            call = await self._when_made()
-        except grpc.aio.AioRpcError as error:
-            return error.trailing_metadata()
-        except asyncio.CancelledError:
-            if not self._task.cancelled():
-                raise
-            return None
-        return await call.trailing_metadata()
+        return await self._ask("trailing_metadata", None)
 
     async def code(self) -> Any:
-        try:
-            call = await self._when_made()
-        except grpc.aio.AioRpcError as error:
-            return error.code()
-        except asyncio.CancelledError:
-            if not self._task.cancelled():
-                raise
-            return grpc.StatusCode.CANCELLED
-        return await call.code()
+        return await self._ask("code", grpc.StatusCode.CANCELLED)
 
     async def details(self) -> Any:
-        try:
-            call = await self._when_made()
-        except grpc.aio.AioRpcError as error:
-            return error.details()
-        except asyncio.CancelledError:
-            if not self._task.cancelled():
-                raise
-            return LOCALLY_CANCELLED
-        return await call.details()
+        return await self._ask("details", LOCALLY_CANCELLED)
 
     async def debug_error_string(self) -> Any:
-        try:
-            call = await self._when_made()
-        except grpc.aio.AioRpcError as error:
-            return error.debug_error_string()
-        except asyncio.CancelledError:
-            if not self._task.cancelled():
-                raise
-            return ""
-        return await call.debug_error_string()
+        return await self._ask("debug_error_string", "")
 
     async def wait_for_connection(self) -> None:
         call = await self._task

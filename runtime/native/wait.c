@@ -365,6 +365,17 @@ bool pump_kick(Pump *pump)
     return true;
 }
 
+/* This background thread is about to be busy: is another one on its way to listen? */
+static bool call_listener(Pump *pump)
+{
+    if (pump->servers == 0)
+        return false;
+    pump->serving++; /* this thread, in a moment */
+    bool coming = pump_kick(pump);
+    pump->serving--;
+    return coming;
+}
+
 /*
  * A background thread lets go of the pump to run handlers and callbacks, which may be long. Those
  * who wait for calls need somebody who listens meanwhile: on a server another background thread,
@@ -373,13 +384,8 @@ bool pump_kick(Pump *pump)
  */
 static void leave_to_serve(Pump *pump, void *token)
 {
-    bool coming = false;
+    bool coming = pump->sleepers == 0 && pump->waiters != NULL && call_listener(pump);
 
-    if (pump->servers > 0 && pump->sleepers == 0 && pump->waiters != NULL) {
-        pump->serving++; /* this thread, in a moment */
-        coming = pump_kick(pump);
-        pump->serving--;
-    }
     /* One that was started ran meanwhile, perhaps, and sleeps already: it counts on us to arm. */
     if (coming && pump->sleepers == 0)
         pump->holder = NULL;
@@ -393,17 +399,9 @@ static void leave_to_serve(Pump *pump, void *token)
  */
 static void before_serving(Pump *pump)
 {
-    bool coming = false;
-
-    if (pump->holder != NULL || pump->sleepers > 0 || pump->waiters == NULL)
-        return;
-    if (pump->servers > 0) {
-        pump->serving++; /* this thread, in a moment */
-        coming = pump_kick(pump);
-        pump->serving--;
-    }
-    if (!coming)
-        waiter_wake(pump->waiters);
+    if (pump->holder == NULL && pump->sleepers == 0 && pump->waiters != NULL &&
+        !call_listener(pump))
+        pass_on(pump);
 }
 
 /* Leave the list of parked threads, if a kick has not taken us off. */

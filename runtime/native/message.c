@@ -94,6 +94,18 @@ int image_error(int error)
     return -1;
 }
 
+/*
+ * The same, for what was made of `source`. One that a peer lends may say that it is of any size;
+ * only one that was built here is really too large.
+ */
+static int source_error(const Message *source, int error)
+{
+    if (error != -EMSGSIZE || source->root->received == NULL)
+        return image_error(error);
+    PyErr_SetString(DecodeError, "a received message of more than 2 GiB");
+    return -1;
+}
+
 /* --- life ---------------------------------------------------------------------------------------
  */
 
@@ -537,10 +549,21 @@ int message_copy_counted(Message *self, Message *from, int stat)
         if (stat >= 0)
             zh_stat_add((enum zh_stat)stat, copied);
         if (error != 0)
-            image_error(error);
+            source_error(from, error);
     }
     Py_XDECREF((PyObject *)between);
     return error == 0 ? 0 : -1;
+}
+
+Py_ssize_t message_wire_size(Message *self)
+{
+    struct zh_space space;
+
+    if (self->absent)
+        message_refresh(self);
+    message_space(self, &space);
+    int64_t size = zh_wire_size(&space, self->cls->layout, message_struct(self));
+    return size < 0 ? source_error(self, (int)size) : (Py_ssize_t)size;
 }
 
 PyObject *message_serialize(Message *self, bool sorted)
@@ -553,7 +576,7 @@ PyObject *message_serialize(Message *self, bool sorted)
     message_space(self, &space);
     int error = zh_wire_encode(&space, self->cls->layout, message_struct(self), sorted, &wire);
     if (error != 0) {
-        image_error(error);
+        source_error(self, error);
         return NULL;
     }
     PyObject *bytes = PyBytes_FromStringAndSize((char *)wire.data, (Py_ssize_t)wire.bytes);
@@ -573,6 +596,8 @@ static int merge_wire(Message *self, const uint8_t *bytes, size_t count)
         error = zh_wire_decode(&self->root->image, self->cls->layout, message_struct(self), bytes,
                                count);
     self->root->busy = false;
+    if (error == -EMSGSIZE)
+        error = -EBADMSG; /* of any size, what does not parse is a DecodeError, as in protobuf */
     return error == 0 ? 0 : image_error(error);
 }
 

@@ -151,6 +151,8 @@ int message_copy(Message *self, Message *from);
 int message_copy_counted(Message *self, Message *from, int stat);
 int message_merge(Message *self, Message *from);
 int message_parse(Message *self, PyObject *buffer);
+/* The length of its wire bytes; -1 with an exception. */
+Py_ssize_t message_wire_size(Message *self);
 /* New bytes. */
 PyObject *message_serialize(Message *self, bool sorted);
 /* Turn a negative result of the image library into an exception; returns -1. */

@@ -210,16 +210,9 @@ static PyObject *py_serialize_partial(PyObject *self, PyObject *args, PyObject *
 
 static PyObject *py_byte_size(Message *self, PyObject *Py_UNUSED(ignored))
 {
-    struct zh_space space;
+    Py_ssize_t size = message_wire_size(self);
 
-    freshen(self);
-    message_space(self, &space);
-    int64_t size = zh_wire_size(&space, self->cls->layout, message_struct(self));
-    if (size < 0) {
-        image_error((int)size);
-        return NULL;
-    }
-    return PyLong_FromLongLong(size);
+    return size < 0 ? NULL : PyLong_FromSsize_t(size);
 }
 
 static PyObject *consumed(PyObject *buffer)

@@ -240,6 +240,17 @@ def test_ctrl_c_during_a_call(impl, start, wait):
     assert over.wait(WAIT)
 
 
+# grpcio's own: __del__ of a future whose __init__ the signal has interrupted.
+HALF_MADE_FUTURE = re.compile(
+    r"^Exception ignored [^\n]*<function _ChannelReadyFuture\.__del__ at 0x\w+>:?\n"
+    r"Traceback \(most recent call last\):\n"
+    r'  File "[^\n]*grpc/_utilities\.py", line \d+, in __del__\n'
+    r"(?:    [^\n]*\n)*"
+    r"AttributeError: '_ChannelReadyFuture' object has no attribute '_\w+'$",
+    re.MULTILINE,
+)
+
+
 @pytest.mark.parametrize(
     "wait",
     [
@@ -260,7 +271,10 @@ def test_ctrl_c_while_waiting_for_a_server(impl, start, wait):
     )
     child.expect("waiting")
     child.process.send_signal(signal.SIGINT)
-    assert child.finish() == (0, "interrupted\n", "")
+    code, out, err = child.finish()
+    if "channel_ready_future" in wait:
+        err = HALF_MADE_FUTURE.sub("", err, count=1).strip()
+    assert (code, out, err) == (0, "interrupted\n", "")
 
 
 def test_ctrl_c_in_a_server(impl, start):

@@ -590,11 +590,14 @@ static int merge_wire(Message *self, const uint8_t *bytes, size_t count)
     if (message_writable(self) != 0)
         return -1;
     self->root->map_changes++;
+    uint64_t copied = 0;
     int error = zh_image_settle(&self->root->image);
     self->root->busy = true;
     if (error == 0)
         error = zh_wire_decode(&self->root->image, self->cls->layout, message_struct(self), bytes,
-                               count);
+                               count, &copied);
+    if (copied > 0)
+        zh_stat_add(ZH_STAT_BYTES_BUILT, copied);
     self->root->busy = false;
     if (error == -EMSGSIZE)
         error = -EBADMSG; /* of any size, what does not parse is a DecodeError, as in protobuf */

@@ -225,10 +225,11 @@ uint8_t *message_at(struct message *m)
 int message_decode(struct message *m, const void *bytes, size_t count)
 {
     uint8_t *exact = malloc(count);
+    uint64_t copied;
 
     if (count > 0)
         memcpy(exact, bytes, count);
-    int error = zh_wire_decode(&m->image, m->layout, message_at(m), exact, count);
+    int error = zh_wire_decode(&m->image, m->layout, message_at(m), exact, count, &copied);
     free(exact);
     return error;
 }

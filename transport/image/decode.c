@@ -11,7 +11,8 @@
 
 struct decoder {
     struct zh_image *image;
-    int depth; /* how many more messages may lie in each other */
+    uint64_t copied; /* bytes of text, bytes and arrays */
+    int depth;       /* how many more messages may lie in each other */
     int error;
     bool stray; /* an entry had something unknown, or a value that its closed enum does not have */
     struct zh_maps maps;
@@ -184,6 +185,7 @@ static bool keep(struct decoder *d, struct frame *f, const uint8_t *from, size_t
     if (f->unknown == NULL)
         return false;
     memcpy(f->unknown + count, from, bytes);
+    d->copied += bytes;
     zh_store32(slot + 8, count + (uint32_t)bytes);
     return true;
 }
@@ -315,6 +317,7 @@ static const uint8_t *text_field(struct decoder *d, struct frame *f, const struc
         if (ZH_UNLIKELY(to == NULL))
             return fail(d, -ENOMEM);
         memcpy(to, p, bytes);
+        d->copied += bytes;
         if (room >= ZH_IMAGE_BLOB) /* else it was zeroed */
             memset(to + bytes, 0, room - bytes);
     }
@@ -548,6 +551,7 @@ static const uint8_t *packed_enums(struct decoder *d, struct frame *f, const str
         if (to == NULL)
             return NULL;
         zh_store32(to, (uint32_t)v);
+        d->copied += sizeof(uint32_t);
     }
     return p;
 }
@@ -587,6 +591,7 @@ static const uint8_t *packed_field(struct decoder *d, struct frame *f, const str
         return fail(d, -EBADMSG);
     }
     zh_store32(slot + 8, count + (uint32_t)more);
+    d->copied += more * field->width;
     return end;
 }
 
@@ -611,6 +616,8 @@ static inline const uint8_t *scalar(struct decoder *d, struct frame *f,
         zh_store32(to, (uint32_t)value);
     else
         *to = (uint8_t)value;
+    if (field->label == ZH_REPEATED)
+        d->copied += field->width;
     return p;
 }
 
@@ -712,10 +719,11 @@ static const uint8_t *decode_message(struct decoder *d, const struct zh_layout *
 }
 
 int zh_wire_decode(struct zh_image *image, const struct zh_layout *layout, uint8_t *at,
-                   const uint8_t *bytes, size_t count)
+                   const uint8_t *bytes, size_t count, uint64_t *copied)
 {
     struct decoder d = {.image = image, .depth = ZH_IMAGE_DEPTH};
 
+    *copied = 0;
     if (count > ZH_IMAGE_MOST)
         return -EMSGSIZE;
     at = zh_settle_at(image, at);
@@ -724,5 +732,6 @@ int zh_wire_decode(struct zh_image *image, const struct zh_layout *layout, uint8
     if (count > 0)
         decode_message(&d, layout, at, bytes, bytes + count);
     zh_maps_free(&d.maps);
+    *copied = d.copied;
     return d.error;
 }

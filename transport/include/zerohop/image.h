@@ -315,9 +315,10 @@ ZH_API void zh_image_moves_free(struct zh_image_moves *moves);
 /*
  * Merge wire bytes into the struct at `at`, as MergeFromString does. `bytes` is private memory. The
  * image is settled first. After an error the message is valid, with part of the fields merged.
+ * `*copied`: bytes of text, bytes and arrays, as they lie in the image.
  */
 ZH_API int zh_wire_decode(struct zh_image *image, const struct zh_layout *layout, uint8_t *at,
-                          const uint8_t *bytes, size_t count);
+                          const uint8_t *bytes, size_t count, uint64_t *copied);
 
 /* The result of zh_wire_encode: `data` lies within `memory`, which is the caller's to free. */
 struct zh_wire_bytes {

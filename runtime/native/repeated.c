@@ -169,20 +169,182 @@ static int append_message(Repeated *self, PyObject *value)
     return result;
 }
 
-static int extend(Repeated *self, PyObject *values)
+/* --- arrays, copied whole
+ * ------------------------------------------------------------------------- */
+
+static const char *format_of(uint8_t kind)
+{
+    switch (kind) {
+    case ZH_DOUBLE:
+        return "d";
+    case ZH_FLOAT:
+        return "f";
+    case ZH_INT64:
+    case ZH_SINT64:
+    case ZH_SFIXED64:
+        return "q";
+    case ZH_UINT64:
+    case ZH_FIXED64:
+        return "Q";
+    case ZH_UINT32:
+    case ZH_FIXED32:
+        return "I";
+    case ZH_BOOL:
+        return "?";
+    case ZH_STRING:
+    case ZH_BYTES:
+        return NULL;
+    default:
+        return "i";
+    }
+}
+
+/* What a format of one character is of, whatever its size: d for any real, q and Q for integers. */
+static char class_of_format(const char *format)
+{
+    /* '<' is native here: segments are little-endian, and so is every machine that maps them. */
+    if (*format == '@' || *format == '=' || *format == '<')
+        format++;
+    if (format[0] == 0 || format[1] != 0)
+        return 0;
+    if (strchr("bhilqn", *format) != NULL)
+        return 'q';
+    if (strchr("BHILQN", *format) != NULL)
+        return 'Q';
+    return *format == 'f' || *format == 'd' ? 'd' : *format == '?' ? '?' : 0;
+}
+
+/* May the field have whatever bits an element of its width has? (Of a bool, those it is made of.)
+ */
+static bool takes_arrays(const struct zh_field *field)
+{
+    return field->kind != ZH_SUBMESSAGE && field->width < 16 &&
+           (field->flags & ZH_FIELD_CLOSED) == 0;
+}
+
+/* Room for `more` elements at the end, or NULL with an exception. */
+static uint8_t *room_behind(Repeated *self, uint64_t more)
+{
+    struct zh_slot slot = slot_of(self);
+
+    if (more > INT32_MAX || slot.count + more > INT32_MAX) {
+        PyErr_SetString(PyExc_ValueError, "a repeated field of more than 2 GiB");
+        return NULL;
+    }
+    if (own_array(self, slot.count + (uint32_t)more) != 0)
+        return NULL;
+    struct zh_slot now = slot_of(self);
+    if (now.count != slot.count || (now.count + more) * width_of(self) > now.room) {
+        PyErr_Format(PyExc_RuntimeError, "%U is being changed by another thread",
+                     self->base.field->cls->name);
+        return NULL;
+    }
+    return element(self, now.count);
+}
+
+/* `count` elements that lie at `from`, which may be a peer's memory, into the room behind. */
+static void put_behind(Repeated *self, uint8_t *to, const uint8_t *from, uint32_t count)
+{
+    size_t bytes = count * width_of(self);
+    struct zh_slot slot = slot_of(self);
+
+    memmove(to, from, bytes);
+    for (size_t i = 0; self->base.field->layout->kind == ZH_BOOL && i < bytes; i++)
+        to[i] = to[i] != 0; /* the copy is looked at: the original may be another by now */
+    slot.count += count;
+    set_slot(self, slot);
+    zh_stat_add(ZH_STAT_BYTES_BUILT, bytes);
+}
+
+/* 1: done; 0: the other field has elements of another type; -1 with an exception. */
+static int extend_by_field(Repeated *self, Repeated *other)
+{
+    const struct zh_field *ours = self->base.field->layout, *theirs = other->base.field->layout;
+    uint32_t count = slot_of(other).count;
+
+    if (!takes_arrays(ours) || theirs->width != ours->width ||
+        class_of_format(format_of(ours->kind)) != class_of_format(format_of(theirs->kind)))
+        return 0;
+    if (count == 0)
+        return 1;
+    uint8_t *to = room_behind(self, count);
+    if (to == NULL)
+        return -1;
+    /* It may have moved with that, if it is a field of the same message or this one. */
+    struct zh_slot slot = slot_of(other);
+    const uint8_t *from = array_of(other, slot);
+    if (from == NULL)
+        return -1;
+    put_behind(self, to, from, slot.count < count ? slot.count : count);
+    return 1;
+}
+
+/* The same for a buffer: 0 also if it is none, or not of one piece. */
+static int extend_by_buffer(Repeated *self, PyObject *values)
+{
+    const struct zh_field *field = self->base.field->layout;
+    Py_buffer view;
+    int result = 0;
+
+    if (!takes_arrays(field))
+        return 0;
+    if (PyObject_GetBuffer(values, &view, PyBUF_ND | PyBUF_FORMAT) != 0) {
+        if (!PyErr_ExceptionMatches(PyExc_Exception))
+            return -1;
+        PyErr_Clear();
+        return 0;
+    }
+    if (view.ndim == 1 && view.itemsize == field->width &&
+        class_of_format(view.format != NULL ? view.format : "B") ==
+            class_of_format(format_of(field->kind))) {
+        uint64_t count = (uint64_t)view.len / field->width;
+        uint8_t *to = count == 0 ? NULL : room_behind(self, count);
+        result = count == 0 || to != NULL ? 1 : -1;
+        if (to != NULL)
+            put_behind(self, to, view.buf, (uint32_t)count);
+    }
+    PyBuffer_Release(&view);
+    return result;
+}
+
+/* 1: done; 0: not an array that can be copied whole; -1 with an exception. */
+static int extend_by_array(Repeated *self, PyObject *values)
+{
+    if (TYPE_OF(values) == Repeated_Type)
+        return extend_by_field(self, (Repeated *)values);
+    return PyObject_CheckBuffer(values) ? extend_by_buffer(self, values) : 0;
+}
+
+static int extend_by_each(Repeated *self, PyObject *values)
 {
     PyObject *value;
 
     PyObject *iterator = PyObject_GetIter(values);
     if (iterator == NULL)
         return -1;
+    /* Of text, bytes and messages each one counts itself. */
+    bool messages = self->base.field->type != NULL;
+    size_t counted = messages || width_of(self) == 16 ? 0 : width_of(self);
+    uint64_t built = 0;
     int result = 0;
     while (result == 0 && (value = PyIter_Next(iterator)) != NULL) {
-        result = self->base.field->type != NULL ? append_message(self, value) : append(self, value);
+        result = messages ? append_message(self, value) : append(self, value);
+        built += result == 0 ? counted : 0;
         Py_DECREF(value);
     }
     Py_DECREF(iterator);
+    if (built > 0)
+        zh_stat_add(ZH_STAT_BYTES_BUILT, built);
     return result != 0 || PyErr_Occurred() ? -1 : 0;
+}
+
+static int extend(Repeated *self, PyObject *values)
+{
+    int result = extend_by_array(self, values);
+
+    if (result != 0)
+        return result < 0 ? -1 : 0;
+    return extend_by_each(self, values);
 }
 
 int repeated_extend(Message *self, const Field *field, PyObject *values)
@@ -406,10 +568,13 @@ static PyObject *py_append(Repeated *self, PyObject *value)
 static PyObject *py_extend(Repeated *self, PyObject *values)
 {
     if (values != Py_None) {
-        PyObject *list = PySequence_List(values); /* it may be this sequence */
-        int result = list == NULL ? -1 : extend(self, list);
-        Py_XDECREF(list);
-        if (result != 0)
+        int result = extend_by_array(self, values);
+        if (result == 0) {
+            PyObject *list = PySequence_List(values); /* it may be this sequence */
+            result = list == NULL ? -1 : extend(self, list);
+            Py_XDECREF(list);
+        }
+        if (result < 0)
             return NULL;
     }
     Py_RETURN_NONE;
@@ -608,33 +773,6 @@ static PyObject *py_reduce(Repeated *self, PyObject *Py_UNUSED(ignored))
 
 /* --- the buffer protocol
  * -------------------------------------------------------------------------- */
-
-static const char *format_of(uint8_t kind)
-{
-    switch (kind) {
-    case ZH_DOUBLE:
-        return "d";
-    case ZH_FLOAT:
-        return "f";
-    case ZH_INT64:
-    case ZH_SINT64:
-    case ZH_SFIXED64:
-        return "q";
-    case ZH_UINT64:
-    case ZH_FIXED64:
-        return "Q";
-    case ZH_UINT32:
-    case ZH_FIXED32:
-        return "I";
-    case ZH_BOOL:
-        return "?";
-    case ZH_STRING:
-    case ZH_BYTES:
-        return NULL;
-    default:
-        return "i";
-    }
-}
 
 static int repeated_getbuffer(PyObject *object, Py_buffer *view, int flags)
 {

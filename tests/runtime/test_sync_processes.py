@@ -222,8 +222,11 @@ def test_ctrl_c_during_a_call(impl, start, wait):
         yield EchoReply()
 
     impl.start(unary=unary, server_stream=stream, client_stream=unary, bidi=stream)
+    # At exit, a call's __del__ of grpcio's may wait for a lock that a thread had which is no more.
+    leave = "pass" if impl.zerohop else "os._exit(0)"
     child = start(
         f"""
+        import os
         stub = echo()
         try:
             {wait[0]}
@@ -231,6 +234,7 @@ def test_ctrl_c_during_a_call(impl, start, wait):
             {wait[1]}
         except KeyboardInterrupt:
             say("interrupted")
+            {leave}
         """
     )
     child.expect("waiting")

@@ -238,7 +238,8 @@ def test_numpy(shell: Shell, form: str) -> None:
         assert call.startswith("20 MB there, 20 MB back: ")
         assert call.endswith(": right")
     assert copied == "bytes_copied: 0 by the client, 0 by the server"
-    assert built == "bytes_built:  0 by the client, 0 by the server"
+    # Of each array its shape: two numbers of 8 bytes.
+    assert built == "bytes_built:  32 by the client, 32 by the server"
     assert server.end(signal.SIGINT) == 0
     assert not shell.left_behind()
     assert server.errors.read_text() == ""

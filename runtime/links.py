@@ -267,29 +267,24 @@ class Links(Disposable):
 
     def _join(self, path: str, timeout: float) -> None:
         key = (id(self.pump), path, self.options.user_agent, self.options.allow_uids)
-        with _lock:
-            shared = _shared.get(key)
-            ours = shared is None or (shared.ready.is_set() and not _usable(shared))
+        until = time.monotonic() + timeout
+        while True:
+            with _lock:
+                shared = _shared.get(key)
+                ours = shared is None or (shared.ready.is_set() and not _usable(shared))
+                if ours:
+                    shared = _shared[key] = _Shared()
+            assert shared is not None
+            left = max(0.0, until - time.monotonic())
             if ours:
-                shared = _shared[key] = _Shared()
-        assert shared is not None
-        if ours:
-            try:
-                shared.link = self._connect(path, timeout)
-                shared.link.on_dead = lambda: _ended(key, shared)
-                _log.debug("linked with pid %s at %s", shared.link.info()["pid"], path)
-            except OSError as error:
-                shared.error = error
-                with _lock:
-                    if _shared.get(key) is shared:
-                        del _shared[key]
-                raise
-            finally:
-                shared.ready.set()
-        elif not shared.ready.wait(timeout):
-            raise TimeoutError(0, f"no greeting from the server at {path} in time")
-        if shared.link is None:
-            raise shared.error or ConnectionError(0, f"no link to {path}")
+                self._attempt(key, shared, path, left)
+            elif not shared.ready.wait(left):
+                raise TimeoutError(0, f"no greeting from the server at {path} in time")
+            if shared.link is not None:
+                break
+            # Another's attempt, and all that it had less of than we have may be time.
+            if not isinstance(shared.error, TimeoutError) or time.monotonic() >= until:
+                raise shared.error or ConnectionError(0, f"no link to {path}")
         with _lock:
             if self.closed or shared.link.dead:
                 self._abandon(key, shared)
@@ -300,6 +295,21 @@ class Links(Disposable):
             if path not in self._paths:
                 self._paths[path] = key
                 self.channel.links.append(shared.link)
+
+    def _attempt(self, key: _Key, shared: _Shared, path: str, timeout: float) -> None:
+        """Make the link that others wait for, too."""
+        try:
+            shared.link = self._connect(path, timeout)
+            shared.link.on_dead = lambda: _ended(key, shared)
+            _log.debug("linked with pid %s at %s", shared.link.info()["pid"], path)
+        except OSError as error:
+            shared.error = error
+            with _lock:
+                if _shared.get(key) is shared:
+                    del _shared[key]
+            raise
+        finally:
+            shared.ready.set()
 
     def _connect(self, path: str, timeout: float) -> Link:
         link = self.pump.connect(path, self.options.user_agent, self.options.allow_uids, timeout)

@@ -208,6 +208,7 @@ struct Pump {
     uint32_t threads;         /* background threads in all */
     uint32_t serving;         /* of these, those that are in a handler or a callback */
     bool kicked;              /* the sleeper is being woken */
+    bool overdue;             /* a timer rang for a thread that could not look at the deadlines */
     uint32_t greeting;        /* links whose peers have not greeted yet */
     uint32_t background;      /* open calls that nobody may be waiting for */
     uint32_t servers;         /* servers that listen here */

@@ -110,6 +110,7 @@ static void expire_greetings(Pump *pump)
 
 static void expire(Pump *pump)
 {
+    pump->overdue = false;
     if (pump->greeting > 0)
         expire_greetings(pump);
     for (uint32_t i = 0; i < pump->listener_count; i++) {

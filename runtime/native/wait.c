@@ -142,6 +142,12 @@ bool pump_hold(Pump *pump, void *token)
     return true;
 }
 
+/* Is there something that a background thread must run? */
+static bool queued(const Pump *pump)
+{
+    return pump->calls != NULL || pump->events != NULL;
+}
+
 void pump_release(Pump *pump, void *token)
 {
     if (pump->holder != token)
@@ -150,14 +156,17 @@ void pump_release(Pump *pump, void *token)
     pump->holder_idle = false;
     if (pump->sleepers > 0) {
         /* Whoever sleeps in epoll listens again, from this moment on. */
-        if (zh_pump_arm(pump->pump))
+        if (zh_pump_arm(pump->pump) || pump->overdue)
             zh_pump_wake(pump->pump);
     } else if (pump->waiters != NULL) {
         waiter_wake(pump->waiters);
-    } else if (pump->calls != NULL || pump->events != NULL ||
-               (pump->parked_for_good > 0 && needs_listener(pump))) {
+    } else if (pump->parked_for_good > 0 && needs_listener(pump)) {
         pump_kick(pump);
     }
+    /* What has been delivered to be served, too: the holder may have found what it waited for in
+     * the same round, and sleepers do not hear of what lies in our queues. */
+    if (queued(pump))
+        pump_kick(pump);
 }
 
 void pump_handle_events(Pump *pump, const struct zh_event *events, int count)
@@ -252,7 +261,7 @@ static int wait_holding(Pump *pump, Call *call, uint32_t mask, uint64_t until, v
         pump_dispatch(pump);
         if (call_ready(call, mask))
             return WAIT_READY;
-        if (pump->calls != NULL || pump->events != NULL)
+        if (queued(pump))
             pump_kick(pump);
         uint64_t now = zh_now();
         uint64_t budget = pump->spin_ns;
@@ -277,6 +286,8 @@ static int wait_holding(Pump *pump, Call *call, uint32_t mask, uint64_t until, v
             return WAIT_SIGNALS;
         if (pump->sleepers > 0)
             return WAIT_ELSEWHERE;
+        if (pump->overdue)
+            continue;
         uint64_t wake = until_signals(until);
         pump->asleep_for = call;
         int n = sleep_in_epoll(pump, events, wake, true);
@@ -467,6 +478,15 @@ static void block_signals(void)
     pthread_sigmask(SIG_BLOCK, &all, NULL);
 }
 
+static bool took_timer(const struct zh_event *events, int count)
+{
+    for (int i = 0; i < count; i++) {
+        if (events[i].kind == ZH_EVENT_TIMER)
+            return true;
+    }
+    return false;
+}
+
 /*
  * The life of a background thread: serve what is queued; listen, if nobody else does; else park.
  * Returns when the pump closes.
@@ -482,7 +502,7 @@ PyObject *pump_run(Pump *pump, PyObject *Py_UNUSED(ignored))
 
     block_signals();
     while (!pump->closing && raised == 0) {
-        if (pump->events != NULL || pump->calls != NULL)
+        if (queued(pump))
             before_serving(pump);
         if (pump->events != NULL) {
             pump->serving++;
@@ -514,13 +534,13 @@ PyObject *pump_run(Pump *pump, PyObject *Py_UNUSED(ignored))
             pump_handle_events(pump, events, n);
             n = 0;
             pump_dispatch(pump);
-            if (pump->calls != NULL || pump->events != NULL) {
+            if (queued(pump)) {
                 leave_to_serve(pump, &token);
                 continue;
             }
             if (idle_spin(pump, &token)) {
                 hot = pump->servers > 0;
-                if (hot && pump->holder == &token && pump->calls == NULL && pump->events == NULL)
+                if (hot && pump->holder == &token && !queued(pump))
                     pump->holder = NULL; /* to be held again at once */
                 else
                     pump_release(pump, &token); /* to a caller, if one waits */
@@ -528,15 +548,19 @@ PyObject *pump_run(Pump *pump, PyObject *Py_UNUSED(ignored))
             }
             if (pump->holder != &token)
                 continue;
+        } else if (took_timer(events, n)) {
+            pump->overdue = true;
         }
-        if (pump->sleepers > 0) {
+        /* While we spun, others ran: what they queued they have left to us, who were awake. */
+        if (pump->sleepers > 0 || queued(pump) || pump->closing) {
             pump_release(pump, &token);
             continue;
         }
         if (held)
             pump->holder = NULL;
         /* While another thread holds the pump, this one is there for the moment when it lets go.
-         * Events that it collects meanwhile will be reported again to whoever holds the pump. */
+         * Events that it collects meanwhile will be reported again to whoever holds the pump; the
+         * timer's, which are not, it passes on as `overdue`. */
         pump->sleepers++;
         n = sleep_in_epoll(pump, events, 0, held);
         pump->sleepers--;

@@ -140,6 +140,20 @@ def test_a_stopped_server_that_nobody_has_linked_with(home, launch):
         assert stub.Unary(EchoRequest(text="x"), timeout=WAIT).text == "x"
 
 
+def test_somebody_elses_short_deadline(home, launch):
+    """Two callers wait for one greeting; the time of the first one ends, and that of the second
+    goes on."""
+    server = launch("server = serve()")
+    stub = echo_pb2_grpc.EchoStub(home.channel())
+    server.stop()
+    short = threading.Thread(target=lambda: failures([stub.Unary.future(EchoRequest(), timeout=1)]))
+    short.start()
+    time.sleep(0.2)
+    threading.Timer(1.5, server.resume).start()
+    assert stub.Unary(EchoRequest(text="x"), timeout=WAIT).text == "x"
+    short.join(WAIT)
+
+
 CLIENT = """
 stub = stub_of()
 def start(method, **fields):

@@ -125,3 +125,51 @@ def test_what_waits_behind_a_call_that_expires(home, launch):
         "[start(1_500_000, timeout=30), start(6 << 20, timeout=0.05), start(1000, timeout=30)]"
     )
     assert client.ask("[call.exception(timeout=30) is None for call in calls][::2]") == [True, True]
+
+
+CALLS_ITSELF = """
+import sys
+
+sys.setswitchinterval(0.5)  # the handler's two posts are seen in one round
+gate = threading.Event()
+
+class Twice(Servicer):
+    def Unary(self, request, context):
+        if request.text == "gate":
+            gate.wait(30)
+        elif request.text == "twice":
+            futures.append(other.Unary.future(EchoRequest(text="second"), timeout=10))
+        elif request.text == "second":
+            served.set()
+        return EchoReply(text=request.text)
+
+futures = []
+served = threading.Event()
+server = zerohop.server()
+echo_pb2_grpc.add_EchoServicer_to_server(Twice(), server)
+server.add_insecure_port(address)
+server.start()
+stub = echo_pb2_grpc.EchoStub(zerohop.insecure_channel(address))
+other = echo_pb2_grpc.EchoStub(zerohop.insecure_channel(address))
+
+def burst(rounds):
+    for number in range(rounds):
+        if number % 10 == 0:  # two threads in handlers, a third one listens; then one of them parks
+            gate.clear()
+            blocked = [stub.Unary.future(EchoRequest(text="gate"), timeout=30) for _ in range(2)]
+            time.sleep(0.01)
+            gate.set()
+            for call in blocked:
+                call.result()
+        assert stub.Unary(EchoRequest(text="twice"), timeout=10).text == "twice"
+        assert served.wait(5), number  # nothing in this thread polls meanwhile
+        served.clear()
+        futures.pop().result()
+    return rounds
+"""
+
+
+def test_a_call_that_arrives_together_with_what_the_holder_waits_for(launch):
+    """The caller who polls finds its own answer and a call to be served in one round: somebody
+    serves that call, though the caller leaves at once."""
+    assert launch(CALLS_ITSELF).ask("burst(300)") == 300

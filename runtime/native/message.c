@@ -42,7 +42,7 @@ static int arena_alloc(void *context, size_t bytes, struct zh_image_block *block
     }
     if (error != 0)
         return error;
-    if (found.segment >= ZH_REF_READERS) {
+    if (found.segment >= ZH_REF_FOREIGN) {
         (void)zh_arena_unref(arena, found.segment, found.page);
         return -ENOMEM;
     }
@@ -58,7 +58,7 @@ static int arena_alloc(void *context, size_t bytes, struct zh_image_block *block
 static void arena_release(void *context, struct zh_image_block *block)
 {
     (void)context;
-    if ((zh_ref_segment(block->ref) & ZH_REF_READERS) != 0) {
+    if (is_foreign(block)) {
         Py_DECREF((PyObject *)block->owner); /* a peer's blob: see received_adopt */
         return;
     }
@@ -67,8 +67,8 @@ static void arena_release(void *context, struct zh_image_block *block)
                              (uint32_t)(zh_ref_offset(block->ref) / ZH_PAGE));
 }
 
-const struct zh_image_memory arena_memory = {arena_alloc, arena_release, NULL};
-const struct zh_image_memory forwarding_memory = {arena_alloc, arena_release, received_refer};
+const struct zh_image_memory arena_memory = {arena_alloc, arena_release, message_refer};
+const struct zh_image_memory forwarding_memory = {arena_alloc, arena_release, forwarding_refer};
 
 int image_error(int error)
 {

@@ -218,8 +218,21 @@ PyObject *enum_number(const Field *field, PyObject *name);
 /* 0, or -1 with EncodeError if a required field is not set. */
 int message_check_required(Message *self);
 
-/* snapshot.c: messages under way */
+/* snapshot.c */
 int snapshot_init(PyObject *module);
+/* The blob of a Snapshot, a peer's, that has `bytes` at `ref`; NULL if there is none. */
+const struct zh_image_block *snapshot_blob(void *object, zh_ref ref, uint64_t bytes);
+
+/* received.c */
+int received_init(PyObject *module);
+/* Does a block lie in a peer's memory? Then its `owner` is the Received that holds it. */
+static inline bool is_foreign(const struct zh_image_block *block)
+{
+    return (zh_ref_segment(block->ref) & ZH_REF_FOREIGN) != 0;
+}
+/* The link that it came by, NULL where it has no loan; and its size, as its sender says. */
+struct zh_link *received_link(const void *received);
+uint64_t received_bytes(PyObject *object);
 /* Resolve references to other segments in what has been received. */
 void received_space(Received *received, struct zh_space *space);
 /*
@@ -228,9 +241,15 @@ void received_space(Received *received, struct zh_space *space);
  */
 int received_adopt(Message *owner, PyObject *value, const uint8_t *data, size_t bytes,
                    struct zh_slot *slot);
-/* The `refer` of images whose copies may refer to peers' memory. */
-int received_refer(struct zh_image *image, const struct zh_space *space, struct zh_slot from,
-                   const uint8_t *data, size_t bytes, struct zh_slot *to);
+/*
+ * The `refer` of images. Of messages: blobs of bytes, in what has been received and where nobody
+ * writes to them any more. Of copies that are made to be sent, which nobody here reads: also text
+ * and arrays.
+ */
+int message_refer(struct zh_image *image, const struct zh_space *space, uint8_t kind,
+                  struct zh_slot from, const uint8_t *data, size_t bytes, struct zh_slot *to);
+int forwarding_refer(struct zh_image *image, const struct zh_space *space, uint8_t kind,
+                     struct zh_slot from, const uint8_t *data, size_t bytes, struct zh_slot *to);
 /* The message that has been received, of this class; new reference. */
 Message *received_message(Received *received, Class *cls);
 

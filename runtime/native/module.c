@@ -57,7 +57,8 @@ static int native_exec(PyObject *module)
         pump_type_init(module) != 0 || link_type_init(module) != 0 || call_type_init(module) != 0 ||
         server_type_init(module) != 0 || client_type_init(module) != 0 ||
         message_class_init(module) != 0 || repeated_init(module) != 0 ||
-        mapping_init(module) != 0 || snapshot_init(module) != 0 || blob_init(module) != 0)
+        mapping_init(module) != 0 || snapshot_init(module) != 0 || received_init(module) != 0 ||
+        blob_init(module) != 0)
         return -1;
     return PyModule_AddStringConstant(module, "__version__", zh_version());
 }

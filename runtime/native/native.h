@@ -306,7 +306,7 @@ PyObject *snapshot_local(PyObject *snapshot, Link *link);
 void holds_end(void);
 int snapshot_lend(PyObject *snapshot, Link *link, uint64_t tag, struct zh_loaned *loaned);
 /* Does it refer to memory of the peer's? */
-bool snapshot_lends_back(PyObject *snapshot);
+bool snapshot_lends_back(PyObject *snapshot, Link *link);
 /* Its root, and what it has outside; `blocks`: which must be lent. */
 const uint8_t *snapshot_root(PyObject *snapshot, size_t *bytes, uint32_t *outside, bool *blocks);
 bool is_snapshot(PyObject *message);

@@ -114,7 +114,7 @@ static int post_image(Link *link, struct zh_record *header, const Content *conte
     int error = snapshot_lend(content->owner, link, tag, &loaned);
     if (error != 0)
         return error;
-    header->flags |= ZH_LOANED | (snapshot_lends_back(content->owner) ? ZH_LENT_BACK : 0);
+    header->flags |= ZH_LOANED | (snapshot_lends_back(content->owner, link) ? ZH_LENT_BACK : 0);
     error = zh_link_post(link->link, header, content->metadata, content->message, &loaned, keep);
     if (error != 0)
         zh_link_unloan(link->link, &loaned);

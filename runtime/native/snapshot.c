@@ -1,15 +1,10 @@
-/* Messages under way: a snapshot of one that is sent, and one that has been received. */
+/* Snapshots: messages as they are sent. received.c is the other side. */
 #include "message.h"
 
 #include <errno.h>
-#include <unistd.h>
 
-#include "zerohop/fork.h"
-#include "zerohop/ring.h"
 
-PyTypeObject *Received_Type, *Snapshot_Type;
-
-static struct zh_link *received_link(void *received);
+PyTypeObject *Snapshot_Type;
 
 /* --- sending ------------------------------------------------------------------------------------
  */
@@ -95,7 +90,7 @@ static Snapshot *snapshot_of(Message *message)
             continue; /* kept for those who still read it */
         outside += block->used;
         self->outside = outside > UINT32_MAX ? UINT32_MAX : (uint32_t)outside;
-        if ((zh_ref_segment(block->ref) & ZH_REF_READERS) != 0) {
+        if (is_foreign(block)) {
             self->blobs[self->blob_count++] = *block;
             Py_INCREF((PyObject *)block->owner);
             continue;
@@ -154,11 +149,24 @@ static PyObject *native_snapshot(PyObject *Py_UNUSED(module), PyObject *object)
     /* A root is copied with every message; what had to go elsewhere was copied for this one. */
     for (uint32_t i = 0; i < copy->image.block_count; i++) {
         const struct zh_image_block *block = &copy->image.blocks[i];
-        if ((zh_ref_segment(block->ref) & ZH_REF_READERS) == 0)
+        if (!is_foreign(block))
             zh_stat_add(ZH_STAT_BYTES_COPIED, block->used);
     }
     Py_DECREF((PyObject *)copy);
     return (PyObject *)self;
+}
+
+const struct zh_image_block *snapshot_blob(void *object, zh_ref ref, uint64_t bytes)
+{
+    const Snapshot *self = object;
+
+    for (uint32_t i = 0; i < self->blob_count; i++) {
+        const struct zh_image_block *blob = &self->blobs[i];
+        if (ref >= blob->ref && ref - blob->ref < blob->bytes &&
+            bytes <= blob->bytes - (ref - blob->ref))
+            return blob;
+    }
+    return NULL;
 }
 
 static const uint8_t *snapshot_far(void *context, zh_ref ref, uint64_t bytes)
@@ -172,13 +180,8 @@ static const uint8_t *snapshot_far(void *context, zh_ref ref, uint64_t bytes)
         if (ref >= begin && ref - begin < size)
             return bytes <= size - (ref - begin) ? block->data + (ref - begin) : NULL;
     }
-    for (uint32_t i = 0; i < self->blob_count; i++) {
-        const struct zh_image_block *blob = &self->blobs[i];
-        if (ref >= blob->ref && ref - blob->ref < blob->bytes &&
-            bytes <= blob->bytes - (ref - blob->ref))
-            return blob->data + (ref - blob->ref);
-    }
-    return NULL;
+    const struct zh_image_block *blob = snapshot_blob(context, ref, bytes);
+    return blob == NULL ? NULL : blob->data + (ref - blob->ref);
 }
 
 PyObject *snapshot_wire(PyObject *object)
@@ -204,12 +207,14 @@ bool snapshot_fits(PyObject *object, Link *link)
 {
     const Snapshot *self = (const Snapshot *)object;
 
-    /* A peer's blobs can go back to it; peers of another uid cannot read our own arena. */
+    /* Peers of another uid cannot read our own arena, nor what others have lent to us. */
+    if (self->block_count > 0 && zh_link_arena(link->link) != self->arena)
+        return false;
     for (uint32_t i = 0; i < self->blob_count; i++) {
-        if (received_link(self->blobs[i].owner) != link->link)
+        if (zh_link_share(link->link, zh_ref_segment(self->blobs[i].ref)) != 0)
             return false;
     }
-    return self->block_count == 0 || zh_link_arena(link->link) == self->arena;
+    return true;
 }
 
 /* A copy, the same but for where its memory is: all of it in our own arena. */
@@ -255,7 +260,7 @@ int snapshot_lend(PyObject *object, Link *link, uint64_t tag, struct zh_loaned *
     struct zh_hold *hold = NULL;
 
     if (self->blob_count > 0) {
-        /* The peer reads its own memory by our loan of it: that lasts as long as this one. */
+        /* The peer reads what is lent to us: our loan lasts as long as this one. */
         hold = malloc(sizeof(*hold));
         if (hold == NULL)
             return -ENOMEM;
@@ -269,9 +274,15 @@ int snapshot_lend(PyObject *object, Link *link, uint64_t tag, struct zh_loaned *
     return error;
 }
 
-bool snapshot_lends_back(PyObject *object)
+bool snapshot_lends_back(PyObject *object, Link *link)
 {
-    return ((const Snapshot *)object)->blob_count > 0;
+    const Snapshot *self = (const Snapshot *)object;
+
+    for (uint32_t i = 0; i < self->blob_count; i++) {
+        if (received_link(self->blobs[i].owner) == link->link)
+            return true;
+    }
+    return false;
 }
 
 void holds_end(void)
@@ -295,229 +306,6 @@ const uint8_t *snapshot_root(PyObject *object, size_t *bytes, uint32_t *outside,
     return self->root;
 }
 
-/* --- receiving ----------------------------------------------------------------------------------
- */
-
-struct Received {
-    PyObject_HEAD
-    struct zh_link *link; /* held, while there is a loan; else NULL */
-    struct zh_received record;
-    uint32_t fork_generation;
-    uint32_t own_count; /* blocks of ours that have come back: one reference each */
-    struct zh_block *own;
-    uint32_t root_bytes;
-    uint8_t *root; /* private */
-    uint8_t small[256];
-};
-
-PyObject *received_new(Link *link, const struct zh_received *record)
-{
-    static allocfunc alloc;
-
-    if (alloc == NULL)
-        alloc = (allocfunc)PyType_GetSlot(Received_Type, Py_tp_alloc);
-    Received *self = (Received *)alloc(Received_Type, 0);
-    size_t bytes = record->header.message_bytes;
-    if (self == NULL)
-        return NULL;
-    self->root = bytes <= sizeof(self->small) ? self->small : malloc(bytes);
-    if (self->root == NULL) {
-        self->root = self->small;
-        Py_DECREF((PyObject *)self);
-        return PyErr_NoMemory();
-    }
-    self->fork_generation = zh_fork_now();
-    self->root_bytes = (uint32_t)bytes;
-    memcpy(self->root, record->message, bytes);
-    self->record = *record;
-    if ((record->header.flags & ZH_LOANED) != 0) {
-        zh_link_hold(link->link, record);
-        link->kept = true;
-        self->link = link->link;
-    }
-    return (PyObject *)self;
-}
-
-static void received_dealloc(Received *self)
-{
-    PyTypeObject *type = TYPE_OF(self);
-    freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
-
-    bool ours = self->fork_generation == zh_fork_now();
-    for (uint32_t i = 0; ours && i < self->own_count; i++)
-        (void)zh_arena_unref(zh_link_arena(self->link), self->own[i].segment, self->own[i].page);
-    free(self->own);
-    if (self->link != NULL)
-        zh_link_let_go(self->link, &self->record);
-    if (self->root != self->small)
-        free(self->root);
-    release(self);
-    Py_DECREF((PyObject *)type);
-}
-
-/* Memory of our own, which the peer refers to. */
-static const uint8_t *own_memory(Received *self, uint32_t segment, uint64_t offset, uint64_t bytes)
-{
-    struct zh_block found;
-
-    for (uint32_t i = 0; i < self->own_count; i++) {
-        const struct zh_block *block = &self->own[i];
-        uint64_t begin = (uint64_t)block->page * ZH_PAGE;
-        uint64_t size = (uint64_t)block->pages * ZH_PAGE;
-        if (block->segment == segment && offset >= begin && offset - begin < size)
-            return bytes <= size - (offset - begin) ? block->data + (offset - begin) : NULL;
-    }
-    if (self->fork_generation != zh_fork_now() ||
-        zh_link_lent(self->link, segment, offset, bytes, &found) != 0)
-        return NULL;
-    struct zh_block *own = realloc(self->own, (self->own_count + 1) * sizeof(*own));
-    if (own == NULL) {
-        (void)zh_arena_unref(zh_link_arena(self->link), found.segment, found.page);
-        return NULL;
-    }
-    own[self->own_count++] = found;
-    self->own = own;
-    return found.data + (offset - (uint64_t)found.page * ZH_PAGE);
-}
-
-static const uint8_t *received_far(void *context, zh_ref ref, uint64_t bytes)
-{
-    Received *self = context;
-    uint32_t segment = zh_ref_segment(ref);
-
-    if (self->link == NULL)
-        return NULL;
-    if ((segment & ZH_REF_READERS) != 0)
-        return own_memory(self, segment & ~ZH_REF_READERS, zh_ref_offset(ref), bytes);
-    return zh_link_at(self->link, segment, zh_ref_offset(ref), bytes);
-}
-
-static struct zh_link *received_link(void *received)
-{
-    return ((Received *)received)->link;
-}
-
-/* What shows memory: the message behind a memoryview, also when numpy has made an array of it. */
-static Message *shown_by(PyObject *value)
-{
-    static PyObject *obj, *base;
-    Message *found = NULL;
-
-    if (obj == NULL)
-        obj = PyUnicode_InternFromString("obj");
-    if (base == NULL)
-        base = PyUnicode_InternFromString("base");
-    Py_INCREF(value);
-    for (int depth = 0; depth < 8 && value != NULL && value != Py_None; depth++) {
-        if (is_message(value)) {
-            found = ((Message *)value)->root; /* which the view keeps */
-            break;
-        }
-        PyObject *next = PyObject_GetAttr(value, TYPE_OF(value) == &PyMemoryView_Type ? obj : base);
-        if (next == NULL)
-            PyErr_Clear();
-        Py_DECREF(value);
-        value = next;
-    }
-    Py_XDECREF(value);
-    return found;
-}
-
-/* Make the image refer to a peer's memory, and hold that: 1, 0 if it cannot be, or -ENOMEM. */
-static int refer_to(struct zh_image *image, Received *received, const uint8_t *data, size_t bytes,
-                    struct zh_slot *slot)
-{
-    uint32_t segment;
-    uint64_t offset;
-
-    if (received == NULL || received->link == NULL ||
-        zh_link_place(received->link, data, bytes, &segment, &offset) != 0)
-        return 0;
-    /* Two peers may call their segments alike: then one of them is copied. */
-    for (uint32_t i = 0; i < image->block_count; i++) {
-        const struct zh_image_block *other = &image->blocks[i];
-        if ((zh_ref_segment(other->ref) & ZH_REF_READERS) != 0 &&
-            received_link(other->owner) != received->link)
-            return 0;
-    }
-    struct zh_image_block block = {
-        .ref = zh_ref_make(segment | ZH_REF_READERS, offset),
-        .data = (uint8_t *)(uintptr_t)data,
-        .bytes = bytes,
-        .used = bytes,
-        .owner = received,
-    };
-    int has = zh_image_adopt(image, &block);
-    if (has < 0)
-        return has;
-    if (has == 0)
-        Py_INCREF((PyObject *)received); /* the image's */
-    *slot = (struct zh_slot){.ref = block.ref, .count = (uint32_t)bytes};
-    return 1;
-}
-
-int received_adopt(Message *owner, PyObject *value, const uint8_t *data, size_t bytes,
-                   struct zh_slot *slot)
-{
-    Message *from = shown_by(value);
-    int has = from == NULL ? 0 : refer_to(&owner->root->image, from->received, data, bytes, slot);
-
-    return has < 0 ? image_error(has) : has;
-}
-
-/* Each is looked for among the others; a message of very many texts is sooner copied. */
-#define REFER_MOST 64u
-
-int received_refer(struct zh_image *image, const struct zh_space *space, struct zh_slot from,
-                   const uint8_t *data, size_t bytes, struct zh_slot *to)
-{
-    if (space->far != received_far || (zh_ref_segment(from.ref) & ZH_REF_READERS) != 0 ||
-        image->block_count >= REFER_MOST)
-        return 0;
-    int refers = refer_to(image, space->context, data, bytes, to);
-    to->count = from.count;
-    return refers;
-}
-
-void received_space(Received *received, struct zh_space *space)
-{
-    space->far = received_far;
-    space->context = received;
-}
-
-Message *received_message(Received *received, Class *cls)
-{
-    Message *self = (Message *)cls->alloc(cls->type, 0);
-
-    if (self == NULL)
-        return NULL;
-    self->cls = cls;
-    self->root = self;
-    self->readonly = true;
-    self->received = (Received *)Py_NewRef((PyObject *)received);
-    /* The root stays in the object that has come; nothing is ever built here. */
-    self->image = (struct zh_image){
-        .memory = &arena_memory,
-        .root = received->root,
-        .root_used = received->root_bytes,
-        .root_room = ZH_IMAGE_ROOT,
-    };
-    self->base = &self->image.root;
-    struct zh_space space;
-    message_space(self, &space);
-    const uint8_t *at = zh_space_root(&space, cls->layout);
-    if (at == NULL) {
-        image_error(-EFAULT);
-        Py_DECREF((PyObject *)self);
-        return NULL;
-    }
-    if (cls->layout->size > ZH_IMAGE_NEAR) {
-        self->fixed = (uint8_t *)(uintptr_t)at;
-        self->base = &self->fixed;
-    }
-    return self;
-}
-
 bool is_snapshot(PyObject *message)
 {
     return TYPE_OF(message) == Snapshot_Type;
@@ -534,8 +322,7 @@ uint64_t message_bytes(PyObject *message)
         return (uint64_t)PyBytes_Size(message);
     if (TYPE_OF(message) == Snapshot_Type)
         return snapshot_bytes(message);
-    return (uint64_t)((Received *)message)->root_bytes +
-           ((Received *)message)->record.header.outside;
+    return received_bytes(message);
 }
 
 /* --- which methods ------------------------------------------------------------------------------
@@ -677,26 +464,11 @@ static PyType_Spec snapshot_spec = {
     .slots = snapshot_slots,
 };
 
-static PyType_Slot received_slots[] = {
-    {Py_tp_dealloc, (void *)received_dealloc},
-    {Py_tp_doc, (void *)PyDoc_STR("An image as it has come; FromString makes a message of it.")},
-    {0, NULL},
-};
-
-static PyType_Spec received_spec = {
-    .name = "zerohop._native.Received",
-    .basicsize = sizeof(Received),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-    .slots = received_slots,
-};
-
 int snapshot_init(PyObject *module)
 {
     Snapshot_Type = (PyTypeObject *)PyType_FromSpec(&snapshot_spec);
-    Received_Type = (PyTypeObject *)PyType_FromSpec(&received_spec);
-    if (Snapshot_Type == NULL || Received_Type == NULL ||
-        PyModule_AddObjectRef(module, "Snapshot", (PyObject *)Snapshot_Type) != 0 ||
-        PyModule_AddObjectRef(module, "Received", (PyObject *)Received_Type) != 0)
+    if (Snapshot_Type == NULL ||
+        PyModule_AddObjectRef(module, "Snapshot", (PyObject *)Snapshot_Type) != 0)
         return -1;
     return PyModule_AddFunctions(module, functions);
 }

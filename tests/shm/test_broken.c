@@ -266,7 +266,7 @@ static void messages(void)
             why = "bad";
             break;
         case 3:
-            for (uint32_t i = 1; i < ZH_ARENA_SEGMENTS; i++)
+            for (uint32_t i = 1; i < ZH_LINK_SEGMENTS; i++)
                 send_message(ZH_MSG_SEGMENT, 100 + i, 8192, fd);
             CHECK_EQ(zh_link_state(server), ZH_LINK_OPEN);
             send_message(ZH_MSG_SEGMENT, 1000, 8192, fd);

@@ -47,8 +47,14 @@ static uint64_t finish(struct zh_link *link, const struct zh_received *r)
     CHECK_EQ(r->header.message_bytes, sizes[call % CALLS]);
     for (uint64_t i = 0; i < r->header.message_bytes; i += 997)
         CHECK(r->message[i] == (uint8_t)call);
-    if (r->loaned)
+    if (r->loaned) {
+        uint32_t segment;
+        uint64_t offset;
+        /* As if it went back to its owner; a link that is dead by now shares nothing. */
+        CHECK_EQ(zh_link_place(link, r->message, 1, &segment, &offset), 0);
+        (void)zh_link_share(link, segment);
         zh_link_give_back(link, r);
+    }
     zh_link_consume(link, r);
     zh_link_flush(link);
     return call;
@@ -403,7 +409,8 @@ static void run_all(void)
         bool as_client = !begins(name, "accept_"), as_server = !begins(name, "connect_");
         /* The first time; a later one, in the middle of the session, where there is one. */
         bool once = !as_client || !as_server || begins(name, "close_") ||
-                    strcmp(name, "loan_segment_sent") == 0;
+                    strcmp(name, "loan_segment_sent") == 0 ||
+                    strcmp(name, "share_segment_sent") == 0;
         int times = begins(name, "segment_") || begins(name, "mapping_") ? 3 : once ? 1 : 2;
         for (int t = 1; t <= times; t++) {
             for (int stop = 0; stop < 2; stop++) {

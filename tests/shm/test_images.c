@@ -308,12 +308,12 @@ static void dropped_while_held(void)
     int sent = 0;
     CHECK_EQ(zh_segment_create(&segment, "hostile", 8192), 0);
     for (uint32_t id = 1000; zh_link_state(server) == ZH_LINK_OPEN; id++, sent++) {
-        CHECK(sent <= ZH_ARENA_SEGMENTS);
+        CHECK(sent <= ZH_LINK_SEGMENTS);
         announce(client, ZH_MSG_SEGMENT, id, &segment);
         announce(client, ZH_MSG_DROPPED, id, NULL);
         zh_link_serve(server);
     }
-    CHECK_EQ(sent, ZH_ARENA_SEGMENTS + 1);
+    CHECK_EQ(sent, ZH_LINK_SEGMENTS + 1);
     CHECK(view[0] == 'v' && view[4999] == 'v');
     zh_link_unref(server); /* as the runtime would; what holds keeps it */
     CHECK(view[0] == 'v' && view[4999] == 'v');
@@ -425,6 +425,8 @@ static void lent_back(void)
     for (int back = 0; back < 2; back++) {
         struct zh_link *client, *server;
         struct zh_block block, found, theirs;
+        uint32_t called;
+        uint64_t offset;
         struct zh_loaned loaned;
         struct zh_record header = {.kind = ZH_STATUS,
                                    .flags = ZH_HAS_MESSAGE | ZH_IMAGE | ZH_LOANED |
@@ -436,20 +438,25 @@ static void lent_back(void)
         pair_link(&pair, NULL, NULL, &client, &server);
         CHECK_EQ(lend(client, &block, 1), 0);
         struct zh_received request = take(server);
+        const uint8_t *at = zh_link_at(server, block.segment, (uint64_t)block.page * ZH_PAGE, 1);
+        CHECK(at != NULL);
+        CHECK_EQ(zh_link_place(server, at, 1, &called, &offset), 0);
+        CHECK(called != block.segment);
+        CHECK_EQ(zh_link_share(server, called), 0);
+        CHECK_EQ(zh_link_share(server, called), 0);
         CHECK_EQ(zh_link_lend(server, &theirs, 1, 9, NULL, &loaned), 0);
         CHECK_EQ(zh_link_post(server, &header, NULL, "root", &loaned, 0), 0);
         struct zh_received reply = take(client);
         discard(&block, 1);
         discard(&theirs, 1);
-        CHECK_EQ(zh_link_lent(client, block.segment, (uint64_t)block.page * ZH_PAGE, 1, &found), 0);
+        CHECK_EQ(zh_link_lent(client, called, offset, 1, &found), 0);
         CHECK_EQ(zh_arena_unref(arena(), found.segment, found.page), 0);
         shutdown(server->socket, SHUT_RDWR); /* as by its death */
         CHECK(serve_until_dead(pair.client_pump, client, SECONDS(5)));
         zh_link_close(client, "end");
         CHECK_EQ(loans_open(client), back);
         reuse(5000);
-        CHECK_EQ(zh_link_lent(client, block.segment, (uint64_t)block.page * ZH_PAGE, 1, &found),
-                 back != 0 ? 0 : -ENOENT);
+        CHECK_EQ(zh_link_lent(client, called, offset, 1, &found), back != 0 ? 0 : -ENOENT);
         if (back != 0) {
             CHECK(found.data[0] == 1);
             CHECK_EQ(zh_arena_unref(arena(), found.segment, found.page), 0);

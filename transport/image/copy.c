@@ -6,9 +6,6 @@
 
 #include "wire_internal.h"
 
-/* Less than this is sooner copied than referred to. */
-#define REFER_LEAST 512u
-
 struct copier {
     struct zh_image *image;
     const struct zh_space *space;
@@ -42,8 +39,8 @@ static int step(struct copier *c, uint32_t steps)
 
 /* `slot.count` elements of `width` bytes as they are; the slot at `to` refers to them. `data` is
  * the copy, NULL where there is none. */
-static int copy_bytes(struct copier *c, struct zh_slot slot, uint32_t width, uint8_t *to,
-                      uint8_t **data)
+static int copy_bytes(struct copier *c, uint8_t kind, struct zh_slot slot, uint32_t width,
+                      uint8_t *to, uint8_t **data)
 {
     const uint8_t *from = zh_space_slot(c->space, slot, width);
     size_t bytes = (size_t)slot.count * width, room = (bytes + 7) & ~(size_t)7;
@@ -56,9 +53,9 @@ static int copy_bytes(struct copier *c, struct zh_slot slot, uint32_t width, uin
         return 0;
     if (room > UINT32_MAX)
         return -EMSGSIZE;
-    if (bytes >= REFER_LEAST && zh_ref_segment(slot.ref) != 0 && c->image->memory->refer != NULL) {
+    if (zh_ref_segment(slot.ref) != 0 && c->image->memory->refer != NULL) {
         struct zh_slot same;
-        int refers = c->image->memory->refer(c->image, c->space, slot, from, bytes, &same);
+        int refers = c->image->memory->refer(c->image, c->space, kind, slot, from, bytes, &same);
         if (refers == 1)
             zh_store_slot(to, same.ref, same.count, same.room);
         if (refers != 0)
@@ -79,7 +76,7 @@ static int copy_text(struct copier *c, const struct zh_field *field, uint8_t *to
 {
     struct zh_slot slot = zh_load_slot(from);
     uint8_t *data;
-    int error = copy_bytes(c, slot, 1, to, &data);
+    int error = copy_bytes(c, field->kind, slot, 1, to, &data);
 
     /* What is looked at is the copy. */
     if (error == 0 && data != NULL && (field->flags & ZH_FIELD_UTF8) != 0 &&
@@ -124,7 +121,7 @@ static int copy_array(struct copier *c, const struct zh_field *field, uint8_t *s
     if (slot.count == 0)
         return 0;
     if (field->width < 16 && field->kind != ZH_SUBMESSAGE) {
-        error = copy_bytes(c, slot, field->width, slot_at, &to);
+        error = copy_bytes(c, field->kind, slot, field->width, slot_at, &to);
         for (uint32_t i = 0; error == 0 && field->kind == ZH_BOOL && to != NULL && i < slot.count;
              i++)
             to[i] = to[i] != 0;
@@ -216,7 +213,7 @@ static int copy_struct(struct copier *c, const struct zh_layout *layout, uint8_t
     int error = step(c, zh_steps(layout));
 
     if (error == 0)
-        error = copy_bytes(c, zh_load_slot(from + ZH_UNKNOWN_AT), 1, to + ZH_UNKNOWN_AT, &data);
+        error = copy_bytes(c, 0, zh_load_slot(from + ZH_UNKNOWN_AT), 1, to + ZH_UNKNOWN_AT, &data);
     for (uint32_t i = 0; error == 0 && i < layout->field_count; i++)
         error = copy_field(c, layout, &layout->fields[i], to, from);
     return error;

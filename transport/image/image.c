@@ -249,6 +249,18 @@ void zh_image_space(struct zh_image *image, struct zh_space *space)
     };
 }
 
+const struct zh_image_block *zh_space_block(const struct zh_space *space, zh_ref ref)
+{
+    const struct zh_image *image = space->context;
+
+    for (uint32_t i = 0; space->far == own_far && i < image->block_count; i++) {
+        const struct zh_image_block *block = &image->blocks[i];
+        if (ref >= block->ref && ref - block->ref < block->bytes)
+            return block;
+    }
+    return NULL;
+}
+
 int zh_image_adopt(struct zh_image *image, const struct zh_image_block *block)
 {
     for (uint32_t i = image->block_count; i-- > 0;) {

@@ -44,39 +44,6 @@ static void copy_once(void *to, const void *from, size_t bytes)
     __asm__ volatile("" : : "r"(to) : "memory");
 }
 
-static const struct zh_peer_segment *find_segment(const struct zh_link *link, uint32_t id)
-{
-    for (int i = 0; id != 0 && i < ZH_ARENA_SEGMENTS; i++) {
-        if (link->segments[i].id == id)
-            return &link->segments[i];
-    }
-    return NULL;
-}
-
-/* `bytes` at a place in the peer's arena; NULL when that is not inside a segment that it has sent.
- */
-static const uint8_t *resolve(struct zh_link *link, uint32_t id, uint64_t offset, uint64_t bytes)
-{
-    const struct zh_peer_segment *segment = find_segment(link, id);
-
-    /* Sent before the record was posted, so it is in the socket's queue. */
-    bool more = link->fork_generation == zh_fork_now();
-    for (int i = 0; segment == NULL && more && i < SERVES; i++) {
-        more = zh_link_serve(link);
-        segment = find_segment(link, id);
-    }
-    if (segment == NULL)
-        return NULL;
-    if (offset > segment->mapping.size || bytes > segment->mapping.size - offset)
-        return NULL;
-    return segment->mapping.base + offset;
-}
-
-const uint8_t *zh_link_at(struct zh_link *link, uint32_t segment, uint64_t offset, uint64_t bytes)
-{
-    return resolve(link, segment, offset, bytes);
-}
-
 static int violation(struct zh_link *link, const char *what)
 {
     /* Closed by another thread meanwhile, zh_link_serve reads nothing more for us. */
@@ -150,7 +117,7 @@ int zh_link_next(struct zh_link *link, struct zh_received *received)
                     return violation(link, "a message's length");
                 in_block += header->message_bytes;
             }
-            block = resolve(link, header->segment, (uint64_t)header->page * ZH_PAGE, in_block);
+            block = zh_link_at(link, header->segment, (uint64_t)header->page * ZH_PAGE, in_block);
             if (block == NULL)
                 return violation(link, "a reference outside the memory it has shown");
         }
@@ -213,8 +180,10 @@ int zh_link_next_return(struct zh_link *link, struct zh_return *credit)
             result = -EPROTO;
         }
     }
-    if (taken > 0)
+    if (taken > 0) {
         zh_link_drop_segments(link);
+        zh_link_want_held(link);
+    }
     atomic_store_explicit(&link->return_tail, tail, memory_order_relaxed);
     atomic_store_explicit(&zh_link_own(link)->return_tail, tail, memory_order_release);
     pthread_mutex_unlock(&link->lock);

@@ -25,6 +25,7 @@
     X(deliver_tail_released)                                                                       \
     X(loan_entered)                                                                                \
     X(loan_segment_sent)                                                                           \
+    X(share_segment_sent)                                                                          \
     X(return_entry_stored)                                                                         \
     X(return_head_released)                                                                        \
     X(return_taken)                                                                                \

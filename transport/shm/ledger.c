@@ -16,6 +16,7 @@ void zh_ledger_init(struct zh_ledger *ledger, struct zh_arena *arena, uint64_t l
     ledger->lent_bytes = 0;
     ledger->limit_bytes = limit;
     ledger->open = 0;
+    ledger->holds = 0;
     ledger->free_head = 0;
     for (uint32_t i = 0; i < ZH_LOANS; i++) {
         ledger->entries[i] = (struct zh_ledger_entry){
@@ -74,6 +75,7 @@ int zh_ledger_lend(struct zh_ledger *ledger, const struct zh_block *blocks, uint
     entry->tag = tag;
     entry->posted = false;
     ledger->open++;
+    ledger->holds += hold != NULL;
     ledger->lent_bytes += bytes;
     loan->id = id;
     loan->generation = entry->generation;
@@ -92,8 +94,10 @@ static void release(struct zh_ledger *ledger, uint32_t id)
     }
     zh_stat_add(ZH_STAT_BLOCKS_RETURNED, entry->count);
     free(entry->more);
-    if (entry->hold != NULL)
+    if (entry->hold != NULL) {
+        ledger->holds--;
         end_hold(entry->hold);
+    }
     entry->more = NULL;
     entry->hold = NULL;
     entry->count = 0;

@@ -38,7 +38,7 @@ struct zh_link *zh_link_new(struct zh_pump *pump, int socket, bool client,
     link->detached = true;
     link->pump = pump;
     link->socket = socket;
-    link->pidfd = link->bell = link->peer_bell = -1;
+    link->pidfd = link->bell = link->peer_bell = link->lifeline = link->peer_lifeline = -1;
     link->own.fd = -1;
     snprintf(link->agent, sizeof(link->agent), "%s", options->agent != NULL ? options->agent : "");
     link->ledger.limit_bytes = options->lend_limit;
@@ -132,22 +132,6 @@ void zh_link_ring(struct zh_link *link)
     ZH_FAILPOINT(post_bell_rung);
 }
 
-static void close_graves(struct zh_link *link)
-{
-    while (link->grave_count > 0)
-        zh_mapping_close(&link->graves[--link->grave_count]);
-}
-
-static void close_segments(struct zh_link *link)
-{
-    close_graves(link);
-    for (int i = 0; i < ZH_ARENA_SEGMENTS; i++) {
-        if (link->segments[i].id != 0)
-            zh_mapping_close(&link->segments[i].mapping);
-        link->segments[i].id = 0;
-    }
-}
-
 /* With the lock held. */
 static void mark_dead(struct zh_link *link)
 {
@@ -183,8 +167,8 @@ void zh_link_die(struct zh_link *link, bool drain, const char *format, ...)
                 atomic_load_explicit(&zh_link_peer(link)->head, memory_order_acquire);
         mark_dead(link);
         /* The peer has ended the link, or broke its rules: nothing that it may still read is
-         * promised, unless it says that it does. */
-        link->peer_reads = link->peer_reads && drain;
+         * promised, unless it says that it does, or somebody else does. */
+        link->peer_reads = drain && (link->peer_reads || zh_link_is_read_on(link));
         if (!link->peer_reads)
             reclaim(link);
         /* Before a forked child of ours closes its copy, the peer learns of it by this. When
@@ -215,6 +199,8 @@ static bool detaches(struct zh_link *link)
 
 static void leave_pump(struct zh_link *link, int bell)
 {
+    if (link->mourning)
+        zh_pump_unwatch(link->pump, link->lifeline);
     zh_pump_remove(link->pump, link->key, link->socket, link->pidfd, bell);
 }
 
@@ -248,7 +234,8 @@ void zh_link_close(struct zh_link *link, const char *why)
         return;
     }
     /* What is held may lie in segments that the peer has announced, but nobody has mapped yet. */
-    for (int i = 0; link->held > 0 && zh_link_state(link) == ZH_LINK_OPEN && i < SERVES; i++) {
+    for (int i = 0; link->held > 0 && zh_link_state(link) == ZH_LINK_OPEN && i < ZH_LINK_SERVES;
+         i++) {
         if (!zh_link_serve(link))
             break;
     }
@@ -271,6 +258,8 @@ void zh_link_close(struct zh_link *link, const char *why)
         link->lingering = linger;
         end_side(link, linger, false);
     }
+    link->closed = true;
+    bool unread = link->held == 0;
     if (linger)
         zh_link_ref(link); /* the pump's, until zh_link_linger lets go */
     else if (!link->lingering)
@@ -280,6 +269,8 @@ void zh_link_close(struct zh_link *link, const char *why)
         zh_pump_linger(link->pump, link->key);
     if (leave)
         leave_pump(link, bell);
+    if (unread)
+        zh_link_close_lifelines(link);
 }
 
 bool zh_link_linger(struct zh_link *link)
@@ -299,6 +290,15 @@ bool zh_link_linger(struct zh_link *link)
     }
     /* Two threads that collect events may both come here; one of them ends it. */
     pthread_mutex_lock(&link->lock);
+    /* The peer's end would wake us without end: wait for that of the lifeline alone. */
+    if (link->lingering && zh_link_is_read_on(link) &&
+        (link->mourning || link->detached ||
+         zh_pump_mourn(link->pump, link->key, link->socket, link->pidfd, link->bell,
+                       link->lifeline) == 0)) {
+        link->mourning = !link->detached;
+        pthread_mutex_unlock(&link->lock);
+        return true;
+    }
     bool ends = link->lingering, leave = ends && detaches(link);
     link->lingering = false;
     if (ends) {
@@ -322,6 +322,7 @@ void zh_link_orphan(struct zh_link *link)
 {
     pthread_mutex_lock(&link->lock);
     (void)detaches(link);
+    link->mourning = false;
     pthread_mutex_unlock(&link->lock);
     zh_fork_lock();
     link->next_orphan = atomic_load(&orphans);
@@ -357,7 +358,7 @@ void zh_link_unref(struct zh_link *link)
     if (atomic_fetch_sub_explicit(&link->refs, 1, memory_order_acq_rel) != 1)
         return;
     if (link->fork_generation == zh_fork_now()) {
-        close_segments(link);
+        zh_link_close_segments(link);
         zh_mapping_close(&link->peer);
         zh_mapping_close(&link->peer_page);
         zh_segment_destroy(&link->own);
@@ -365,6 +366,7 @@ void zh_link_unref(struct zh_link *link)
         zh_fork_close_fd(link->pidfd);
         zh_fork_close_fd(link->bell);
         zh_fork_close_fd(link->peer_bell);
+        zh_fork_close_fd(link->lifeline);
         pthread_mutex_destroy(&link->lock);
         ZH_FAILPOINT(close_unmapped);
     }
@@ -423,7 +425,7 @@ void zh_link_let_go(struct zh_link *link, const struct zh_received *received)
         if (received != NULL)
             zh_link_give_back(link, received);
         pthread_mutex_lock(&link->lock);
-        bool last = --link->held == 0;
+        bool last = --link->held == 0, unread = last && link->closed;
         link->held_back -= is_lent_back(received);
         if (link->reclaims)
             reclaim(link);
@@ -433,65 +435,27 @@ void zh_link_let_go(struct zh_link *link, const struct zh_received *received)
         }
         pthread_mutex_unlock(&link->lock);
         if (last)
-            close_graves(link);
+            zh_link_close_graves(link);
+        if (unread)
+            zh_link_close_lifelines(link);
     }
     zh_link_unref(link);
-}
-
-/* The peer's arena has a new segment, and this is it. */
-static void on_segment(struct zh_link *link, const struct zh_message *message)
-{
-    const struct zh_segment_message *m = &message->segment;
-    struct zh_peer_segment *entry = NULL;
-
-    for (int i = 0; i < ZH_ARENA_SEGMENTS; i++) {
-        if (link->segments[i].id == 0 && entry == NULL)
-            entry = &link->segments[i];
-        if (link->segments[i].id == m->id && m->id != 0) {
-            zh_link_die(link, false, "the peer sent segment %u twice", m->id);
-            return;
-        }
-    }
-    if (m->id == 0 || entry == NULL || message->fd_count != 1) {
-        zh_link_die(link, false, "the peer sent a bad or one too many segment");
-        return;
-    }
-    int error = zh_mapping_open(&entry->mapping, message->fds[0], m->bytes);
-    if (error != 0) {
-        zh_link_die(link, false, "the peer's segment %u was refused: %s", m->id, strerror(-error));
-        return;
-    }
-    entry->id = m->id;
-}
-
-static void on_dropped(struct zh_link *link, uint32_t id)
-{
-    for (int i = 0; i < ZH_ARENA_SEGMENTS; i++) {
-        if (id == 0 || link->segments[i].id != id)
-            continue;
-        if (link->held == 0) {
-            zh_mapping_close(&link->segments[i].mapping);
-        } else if (link->grave_count == ZH_ARENA_SEGMENTS) {
-            zh_link_die(link, false, "the peer drops segments that we may be reading");
-            return;
-        } else {
-            /* An honest peer drops what nobody reads; whatever this one does, our views live on. */
-            link->graves[link->grave_count++] = link->segments[i].mapping;
-        }
-        link->segments[i].id = 0;
-        return;
-    }
-    zh_link_die(link, false, "the peer dropped segment %u, which it never sent", id);
 }
 
 void zh_link_on_message(struct zh_link *link, const struct zh_message *message)
 {
     switch (message->segment.kind) {
     case ZH_MSG_SEGMENT:
-        on_segment(link, message);
+        zh_link_on_segment(link, message);
+        return;
+    case ZH_MSG_YOURS:
+        zh_link_on_yours(link, message);
+        return;
+    case ZH_MSG_LIFELINE:
+        zh_link_on_lifeline(link, message);
         return;
     case ZH_MSG_DROPPED:
-        on_dropped(link, message->segment.id);
+        zh_link_on_dropped(link, message->segment.id);
         return;
     case ZH_MSG_BELL:
         return;
@@ -504,74 +468,6 @@ void zh_link_on_message(struct zh_link *link, const struct zh_message *message)
     default:
         zh_link_die(link, false, "the peer sent message kind %u", message->segment.kind);
     }
-}
-
-/* With the lock held: the peer must know the segment before a record refers to it. */
-static int send_segment(struct zh_link *link, uint32_t id)
-{
-    uint32_t *entry = NULL;
-    size_t bytes = 0;
-
-    for (int i = 0; i < ZH_ARENA_SEGMENTS; i++) {
-        if (link->sent[i] == id)
-            return 0;
-        if (link->sent[i] == 0 && entry == NULL)
-            entry = &link->sent[i];
-    }
-    zh_link_drop_segments(link);
-    for (int i = 0; entry == NULL && i < ZH_ARENA_SEGMENTS; i++) {
-        if (link->sent[i] == 0)
-            entry = &link->sent[i];
-    }
-    int fd = zh_arena_segment_fd(link->arena, id, &bytes);
-    if (fd < 0 || entry == NULL)
-        return -ENOBUFS;
-    struct zh_segment_message m = {
-        .magic = ZH_LINK_MAGIC,
-        .version = ZH_LINK_VERSION,
-        .kind = ZH_MSG_SEGMENT,
-        .bytes = bytes,
-        .id = id,
-    };
-    int error = zh_message_send(link->socket, &m, sizeof(m), &fd, 1);
-    /* EAGAIN: the peer does not read its socket; ETOOMANYREFS: too many descriptors in flight. */
-    if (error != 0)
-        return error == -EPIPE ? -EPIPE : -ENOBUFS;
-    *entry = id;
-    ZH_FAILPOINT(loan_segment_sent);
-    return 0;
-}
-
-void zh_link_drop_segments(struct zh_link *link)
-{
-    size_t bytes;
-
-    for (int i = 0; i < ZH_ARENA_SEGMENTS; i++) {
-        if (link->sent[i] == 0 || zh_arena_segment_fd(link->arena, link->sent[i], &bytes) >= 0)
-            continue;
-        struct zh_segment_message m = {
-            .magic = ZH_LINK_MAGIC,
-            .version = ZH_LINK_VERSION,
-            .kind = ZH_MSG_DROPPED,
-            .id = link->sent[i],
-        };
-        if (zh_message_send(link->socket, &m, sizeof(m), NULL, 0) == 0)
-            link->sent[i] = 0;
-    }
-}
-
-void zh_link_tidy(struct zh_link *link)
-{
-    if (zh_link_state(link) != ZH_LINK_OPEN)
-        return;
-    uint32_t given_back = zh_arena_given_back(link->arena);
-    if (atomic_load_explicit(&link->given_back, memory_order_relaxed) == given_back)
-        return;
-    atomic_store_explicit(&link->given_back, given_back, memory_order_relaxed);
-    pthread_mutex_lock(&link->lock);
-    if (zh_link_state(link) == ZH_LINK_OPEN)
-        zh_link_drop_segments(link);
-    pthread_mutex_unlock(&link->lock);
 }
 
 int zh_link_loan(struct zh_link *link, size_t bytes, bool grow, uint64_t tag,
@@ -591,7 +487,7 @@ int zh_link_loan(struct zh_link *link, size_t bytes, bool grow, uint64_t tag,
     if (zh_link_state(link) != ZH_LINK_OPEN)
         error = -EPIPE;
     if (error == 0)
-        error = send_segment(link, loaned->block.segment);
+        error = zh_link_send_segment(link, loaned->block.segment);
     if (error == 0)
         error = zh_ledger_lend(&link->ledger, &loaned->block, 1, tag, NULL, &loaned->loan);
     pthread_mutex_unlock(&link->lock);
@@ -614,44 +510,16 @@ int zh_link_lend(struct zh_link *link, const struct zh_block *blocks, uint32_t c
     if (error == 0 && zh_link_state(link) != ZH_LINK_OPEN)
         error = -EPIPE;
     for (uint32_t i = 0; error == 0 && i < count; i++)
-        error = send_segment(link, blocks[i].segment);
+        error = zh_link_send_segment(link, blocks[i].segment);
     if (error == 0)
         error = zh_ledger_lend(&link->ledger, blocks, count, tag, hold, &loaned->loan);
+    if (error == 0 && hold != NULL)
+        zh_link_want_held(link);
     pthread_mutex_unlock(&link->lock);
     loaned->block = (struct zh_block){0};
     while (error != 0 && held-- > 0)
         zh_arena_unref(link->arena, blocks[held].segment, blocks[held].page);
     return error;
-}
-
-int zh_link_lent(struct zh_link *link, uint32_t segment, uint64_t offset, uint64_t bytes,
-                 struct zh_block *block)
-{
-    int error = -ENOENT;
-
-    pthread_mutex_lock(&link->lock);
-    /* Only what this peer has been lent, so that it cannot have us show it anything else. */
-    if (link->arena != NULL && zh_arena_find(link->arena, segment, offset, block) == 0 &&
-        zh_ledger_has(&link->ledger, block->segment, block->page) &&
-        bytes <= (uint64_t)block->pages * ZH_PAGE - (offset - (uint64_t)block->page * ZH_PAGE))
-        error = zh_arena_ref(link->arena, block->segment, block->page);
-    pthread_mutex_unlock(&link->lock);
-    return error;
-}
-
-int zh_link_place(struct zh_link *link, const uint8_t *data, size_t bytes, uint32_t *segment,
-                  uint64_t *offset)
-{
-    for (int i = 0; i < ZH_ARENA_SEGMENTS; i++) {
-        const struct zh_mapping *mapping = &link->segments[i].mapping;
-        if (link->segments[i].id == 0 || data < mapping->base || bytes > mapping->size ||
-            data > mapping->base + (mapping->size - bytes))
-            continue;
-        *segment = link->segments[i].id;
-        *offset = (uint64_t)(data - mapping->base);
-        return 0;
-    }
-    return -ENOENT;
 }
 
 struct zh_arena *zh_link_arena(const struct zh_link *link)

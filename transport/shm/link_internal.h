@@ -9,11 +9,17 @@
 #include "zerohop/link.h"
 #include "zerohop/ring.h"
 
-/* A segment of the peer's arena that we have mapped. */
+/* A segment that the peer has shown: of its arena, of somebody else's, or of ours. */
 struct zh_peer_segment {
-    uint32_t id; /* 0: free entry */
+    uint32_t id;  /* 0: free entry */
+    uint32_t own; /* what we have shown, and the peer calls `id`; then there is no mapping */
     struct zh_mapping mapping;
+    struct zh_foreign *foreign; /* by which it may be handed on, or NULL */
 };
+
+/* Segments of other peers that are shown on one link at a time. */
+#define ZH_SHARED_SEGMENTS 64
+#define ZH_LINK_SEGMENTS (ZH_ARENA_SEGMENTS + ZH_SHARED_SEGMENTS)
 
 struct zh_link {
     _Atomic uint32_t refs;
@@ -23,6 +29,8 @@ struct zh_link {
     bool lingering;  /* closed by us, in the pump until the peer has ended its side too */
     bool reading;    /* closed by us, and records are held: the socket is shut when they are not */
     bool peer_reads; /* dead, but what we lent is the peer's until the socket ends */
+    bool closed;     /* zh_link_close was called: nothing more is delivered */
+    bool mourning;   /* the peer is gone, and the pump watches the lifeline in its place */
     bool drain;      /* dead by the peer's end: what it posted before is still delivered */
     uint64_t drain_head;    /* ... up to here: the peer's process may live on, and post on */
     _Atomic uint32_t state; /* enum zh_link_state */
@@ -53,20 +61,24 @@ struct zh_link {
     uint32_t rung_epoch;        /* the epoch of the peer for which we rang last */
     struct zh_arena *arena;
     struct zh_ledger ledger;
-    uint32_t sent[ZH_ARENA_SEGMENTS]; /* ids of our segments that the peer has; 0: free entry */
-    _Atomic uint32_t given_back;      /* the arena's count when we last told the peer */
+    uint32_t sent[ZH_ARENA_SEGMENTS];    /* ids of our segments that the peer has; 0: free entry */
+    uint32_t shared[ZH_SHARED_SEGMENTS]; /* and of others', which we have handed on */
+    _Atomic uint32_t gone;               /* how many segments had gone when we last told the peer */
+    int lifeline;                        /* the end that we keep, see segments.c; -1 */
+    bool no_lifeline;                    /* there was no descriptor for one */
 
     /* Consuming half. The tails are atomic for zh_link_ready, which any thread may call; whoever
      * holds the pump alone moves them. */
     _Atomic uint64_t tail;
     uint64_t tail_published;
     _Atomic uint64_t return_tail;
-    struct zh_peer_segment segments[ZH_ARENA_SEGMENTS];
+    struct zh_peer_segment segments[ZH_LINK_SEGMENTS];
+    int peer_lifeline;    /* the end that the peer has given us; -1 */
     uint32_t held_back;   /* of these, such as refer to what we have lent */
     bool reclaims;        /* the peer is gone: that comes back when they are let go */
     uint32_t held;        /* records whose loans are kept: what they refer to stays mapped */
     uint32_t grave_count; /* segments that the peer has dropped meanwhile */
-    struct zh_mapping graves[ZH_ARENA_SEGMENTS];
+    struct zh_mapping graves[ZH_LINK_SEGMENTS];
 
     uint32_t *allow_uids;
     size_t allow_uids_count;
@@ -76,7 +88,7 @@ struct zh_link {
 };
 
 /* So many calls of zh_link_serve read whatever a socket's buffer can hold. */
-#define SERVES 32
+#define ZH_LINK_SERVES 32
 
 static inline uint64_t zh_link_tail(const _Atomic uint64_t *tail)
 {
@@ -110,8 +122,24 @@ int zh_link_adopt(struct zh_link *link, const struct zh_hello *hello, const int 
 /* Ring the peer's doorbell, whatever its epoch. */
 void zh_link_ring(struct zh_link *link);
 
-/* Tell the peer which of our segments are gone. With the lock held. */
+/* With the lock held: have the peer ring when it gives back what others wait for. */
+void zh_link_want_held(struct zh_link *link);
+
+/* segments.c. With the lock held: the peer must know the segment before a record refers to it. */
+int zh_link_send_segment(struct zh_link *link, uint32_t id);
+/* Tell the peer which segments are gone. With the lock held. */
 void zh_link_drop_segments(struct zh_link *link);
+void zh_link_on_segment(struct zh_link *link, const struct zh_message *message);
+void zh_link_on_yours(struct zh_link *link, const struct zh_message *message);
+void zh_link_on_lifeline(struct zh_link *link, const struct zh_message *message);
+void zh_link_on_dropped(struct zh_link *link, uint32_t id);
+/* The peer is gone or about to be: may others still read what we have lent to it? */
+bool zh_link_is_read_on(const struct zh_link *link);
+/* Unmap what the peer has dropped and nobody reads any more; all that it has shown. */
+void zh_link_close_graves(struct zh_link *link);
+void zh_link_close_segments(struct zh_link *link);
+/* Nothing that the peer has shown is read any more, nor will be. */
+void zh_link_close_lifelines(struct zh_link *link);
 
 /* Handle one message of an open link. */
 void zh_link_on_message(struct zh_link *link, const struct zh_message *message);

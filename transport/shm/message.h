@@ -7,17 +7,20 @@
 
 #include "zerohop/link.h"
 
-#define ZH_MESSAGE_FDS 3
+#define ZH_MESSAGE_FDS 8
 
 enum zh_message_kind {
     ZH_MSG_HELLO = 1,   /* client: fds of its side, its pump's page and, within one uid, its bell */
     ZH_MSG_WELCOME = 2, /* server: the same */
     ZH_MSG_REJECT = 3,  /* server: `text` says why */
-    ZH_MSG_SEGMENT = 4, /* a segment of the sender's arena, with its fd */
+    ZH_MSG_SEGMENT = 4, /* a segment, with its fd; if it is handed on, with lifelines */
     ZH_MSG_DROPPED = 5, /* ... that is gone: unmap */
     ZH_MSG_BELL = 6,    /* a doorbell between uids */
     ZH_MSG_LEAVING = 7, /* the sender has ended the link, but reads what it holds until the socket
                            ends */
+    ZH_MSG_YOURS = 8,   /* what the receiver has shown as `own` is called `id` from now on */
+    ZH_MSG_LIFELINE = 9, /* with a descriptor that the receiver keeps open while it, or somebody it
+                            has handed memory of the sender's on to, reads that; see segments.c */
 };
 
 struct zh_hello {
@@ -39,7 +42,7 @@ struct zh_segment_message {
     uint32_t kind;
     uint64_t bytes;
     uint32_t id;
-    uint32_t reserved;
+    uint32_t own;
 };
 
 /* Both begin with magic, version, kind. */

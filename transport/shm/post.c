@@ -143,6 +143,18 @@ void zh_link_want(struct zh_link *link, uint32_t want, bool on)
     atomic_thread_fence(memory_order_seq_cst);
 }
 
+void zh_link_want_held(struct zh_link *link)
+{
+    struct zh_side *own = zh_link_own(link);
+    bool wanted = (atomic_load_explicit(&own->want, memory_order_relaxed) & ZH_WANT_HELD) != 0;
+
+    /* Set before the loan is posted, so the peer sees it before it can give that back. */
+    if (!wanted && link->ledger.holds > 0)
+        atomic_fetch_or_explicit(&own->want, ZH_WANT_HELD, memory_order_relaxed);
+    else if (wanted && link->ledger.holds == 0)
+        atomic_fetch_and_explicit(&own->want, ~(uint32_t)ZH_WANT_HELD, memory_order_relaxed);
+}
+
 /* Post an entry of the return ring; -EAGAIN unless `keep` entries stay free. With the lock held. */
 static int post_return(struct zh_link *link, struct zh_return entry, uint32_t keep)
 {
@@ -164,8 +176,8 @@ static int post_return(struct zh_link *link, struct zh_return entry, uint32_t ke
     ZH_FAILPOINT(return_head_released);
     /* The owner polls its returns when it needs them; it says so when it sleeps for one. */
     atomic_thread_fence(memory_order_seq_cst);
-    if ((atomic_load_explicit(&zh_link_peer(link)->want, memory_order_relaxed) & ZH_WANT_RETURNS) !=
-        0)
+    if ((atomic_load_explicit(&zh_link_peer(link)->want, memory_order_relaxed) &
+         (ZH_WANT_RETURNS | ZH_WANT_HELD)) != 0)
         ring_if_asleep(link);
     return 0;
 }

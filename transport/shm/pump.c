@@ -201,6 +201,16 @@ int zh_pump_add_bell(struct zh_pump *pump, uint64_t key, int bell)
     return epoll_add(pump->epoll, bell, EPOLLIN | EPOLLET, KEY(ZH_EVENT_BELL, key));
 }
 
+/* Explicitly: a descriptor that a child inherited would stay in the set after our close. */
+static void unwatch_all(struct zh_pump *pump, int socket, int pidfd, int bell)
+{
+    epoll_ctl(pump->epoll, EPOLL_CTL_DEL, socket, NULL);
+    if (pidfd >= 0)
+        epoll_ctl(pump->epoll, EPOLL_CTL_DEL, pidfd, NULL);
+    if (bell >= 0)
+        epoll_ctl(pump->epoll, EPOLL_CTL_DEL, bell, NULL);
+}
+
 void zh_pump_remove(struct zh_pump *pump, uint64_t key, int socket, int pidfd, int bell)
 {
     uint32_t slot = (uint32_t)(key & ((1u << SLOT_BITS) - 1));
@@ -211,12 +221,16 @@ void zh_pump_remove(struct zh_pump *pump, uint64_t key, int socket, int pidfd, i
     pump->slots[slot].link = NULL;
     pump->slots[slot].lingering = false;
     pthread_mutex_unlock(&pump->lock);
-    /* Explicitly: a descriptor that a child inherited would stay in the set after our close. */
-    epoll_ctl(pump->epoll, EPOLL_CTL_DEL, socket, NULL);
-    if (pidfd >= 0)
-        epoll_ctl(pump->epoll, EPOLL_CTL_DEL, pidfd, NULL);
-    if (bell >= 0)
-        epoll_ctl(pump->epoll, EPOLL_CTL_DEL, bell, NULL);
+    unwatch_all(pump, socket, pidfd, bell);
+}
+
+int zh_pump_mourn(struct zh_pump *pump, uint64_t key, int socket, int pidfd, int bell, int lifeline)
+{
+    int error = epoll_add(pump->epoll, lifeline, EPOLLHUP, KEY(ZH_EVENT_LINK, key));
+
+    if (error == 0)
+        unwatch_all(pump, socket, pidfd, bell);
+    return error;
 }
 
 void zh_pump_linger(struct zh_pump *pump, uint64_t key)

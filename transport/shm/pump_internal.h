@@ -14,6 +14,10 @@ uint64_t zh_pump_add(struct zh_pump *pump, struct zh_link *link, int socket, int
 /* A doorbell that came about later. 0 or -errno. */
 int zh_pump_add_bell(struct zh_pump *pump, uint64_t key, int bell);
 void zh_pump_remove(struct zh_pump *pump, uint64_t key, int socket, int pidfd, int bell);
+/* The link's peer is gone: from now on its key comes with the end of `lifeline` alone. 0 or -errno.
+ */
+int zh_pump_mourn(struct zh_pump *pump, uint64_t key, int socket, int pidfd, int bell,
+                  int lifeline);
 
 /*
  * The link is closed and holds a reference of the pump's: its events are no longer the caller's but

@@ -114,8 +114,8 @@ ZH_API const struct zh_field *zh_layout_find(const struct zh_layout *layout, uin
 typedef uint64_t zh_ref;
 
 #define ZH_REF_OFFSET_BITS 36
-/* Numbers of segments are below this; with it added, the segment is one of the reader's own. */
-#define ZH_REF_READERS (1u << 27)
+/* Numbers of the writer's own segments are below this; with it, the memory is somebody else's. */
+#define ZH_REF_FOREIGN (1u << 27)
 
 static inline zh_ref zh_ref_make(uint32_t segment, uint64_t offset)
 {
@@ -213,10 +213,10 @@ struct zh_image_memory {
     int (*alloc)(void *context, size_t bytes, struct zh_image_block *block);
     void (*release)(void *context, struct zh_image_block *block);
     /* May be NULL. zh_image_copy asks whether the copy may refer to what a slot of text, bytes or
-     * scalars in `space` does, `bytes` at `data`, in place of copying it: 1 with `to` filled, else
-     * 0 or a negative errno. */
-    int (*refer)(struct zh_image *image, const struct zh_space *space, struct zh_slot from,
-                 const uint8_t *data, size_t bytes, struct zh_slot *to);
+     * scalars (`kind`; 0: unknown fields) in `space` does, `bytes` at `data`, in place of copying
+     * it: 1 with `to` filled, else 0 or a negative errno. */
+    int (*refer)(struct zh_image *image, const struct zh_space *space, uint8_t kind,
+                 struct zh_slot from, const uint8_t *data, size_t bytes, struct zh_slot *to);
 };
 
 /*
@@ -262,6 +262,8 @@ ZH_API uint8_t *zh_image_alloc(struct zh_image *image, size_t bytes, zh_ref *ref
 /* The bytes at a reference of our own. */
 ZH_API uint8_t *zh_image_at(struct zh_image *image, zh_ref ref);
 ZH_API void zh_image_space(struct zh_image *image, struct zh_space *space);
+/* The block of a reference in a space of zh_image_space; NULL in another. */
+ZH_API const struct zh_image_block *zh_space_block(const struct zh_space *space, zh_ref ref);
 
 /*
  * A slot is going to refer to a block that was allocated elsewhere with the same memory: the image

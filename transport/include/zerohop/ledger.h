@@ -50,6 +50,7 @@ struct zh_ledger {
     uint64_t lent_bytes;
     uint64_t limit_bytes;
     uint32_t open;
+    uint32_t holds; /* of these, such as have a hold */
     uint32_t free_head;
     struct zh_ledger_entry entries[ZH_LOANS];
 };

@@ -115,6 +115,13 @@ ZH_API int zh_link_loan(struct zh_link *link, size_t bytes, bool grow, uint64_t 
 ZH_API int zh_link_lend(struct zh_link *link, const struct zh_block *blocks, uint32_t count,
                         uint64_t tag, struct zh_hold *hold, struct zh_loaned *loaned);
 ZH_API struct zh_arena *zh_link_arena(const struct zh_link *link);
+/*
+ * Have this peer read memory that we hold (zh_link_hold) and have not lent: its own, or another
+ * peer's. `segment` is what zh_link_place says. To be called before what refers to it is posted.
+ * Returns 0, -ENOENT where it must be copied (another user id, or too far from its owner), -ENOBUFS
+ * or -EPIPE.
+ */
+ZH_API int zh_link_share(struct zh_link *link, uint32_t segment);
 
 /*
  * Keep the block of a loan that is being filled from being used again, should the link end
@@ -164,16 +171,20 @@ ZH_API void zh_link_hold(struct zh_link *link, const struct zh_received *receive
 ZH_API void zh_link_let_go(struct zh_link *link, const struct zh_received *received);
 /*
  * Memory of our own that the peer refers to, since we have lent it to it: the block around `offset`
- * in a segment of the link's arena, with a reference for the caller (zh_arena_unref). -ENOENT where
+ * in what the peer calls `segment`, with a reference for the caller (zh_arena_unref). -ENOENT where
  * that is not lent on this link, or `bytes` are more than the block has.
  */
 ZH_API int zh_link_lent(struct zh_link *link, uint32_t segment, uint64_t offset, uint64_t bytes,
                         struct zh_block *block);
-/* Where in the peer's arena `data` lies, which zh_link_at has given. 0 or -ENOENT. */
+/* What we have shown as which the peer calls `segment`: of our arena, or handed on; 0 for others.
+ */
+ZH_API uint32_t zh_link_yours(struct zh_link *link, uint32_t segment);
+/* Where `data` lies, which zh_link_at has given: `segment` is the number under which it can be
+ * handed on (zh_link_share). 0 or -ENOENT. */
 ZH_API int zh_link_place(struct zh_link *link, const uint8_t *data, size_t bytes, uint32_t *segment,
                          uint64_t *offset);
-/* `bytes` (at least 1) in a segment of the peer's arena; NULL where they are not. The memory is the
- * peer's, who may change it. Valid while a record is held. */
+/* `bytes` (at least 1) in a segment that the peer has shown; NULL where they are not, and for our
+ * own (zh_link_lent). Whose memory it is may change it. Valid while a record is held. */
 ZH_API const uint8_t *zh_link_at(struct zh_link *link, uint32_t segment, uint64_t offset,
                                  uint64_t bytes);
 

@@ -19,6 +19,7 @@
 enum zh_want {
     ZH_WANT_SPACE = 1,   /* ring when the tail of my ring moves */
     ZH_WANT_RETURNS = 2, /* ring when loans or credits come back */
+    ZH_WANT_HELD = 4,    /* the same, since others wait for what the loans hold */
 };
 
 struct zh_side {
@@ -27,6 +28,7 @@ struct zh_side {
     _Alignas(64) _Atomic uint64_t tail; /* of the ring that the peer produces */
     _Atomic uint64_t return_tail;
     _Alignas(64) _Atomic uint32_t want;
+    _Atomic uint32_t shared; /* 1: memory of the peer's has been handed on to others */
     _Alignas(4096) uint8_t slots[ZH_RING_SLOTS * ZH_SLOT];
     struct zh_return returns[ZH_RETURN_ENTRIES];
 };

@@ -1,0 +1,186 @@
+"""Pictures handed on: by a service in the middle to a third one and further, none of which copies
+them, whoever dies meanwhile."""
+
+from __future__ import annotations
+
+import pytest
+import zerohop
+from apiharness import WAIT, eventually
+from faultharness import balance, holdings
+from generatedharness import GENERATED
+from test_image_calls import address_of, mapping_of
+
+MIB = 1 << 20
+
+# A service that hands on what it gets, in the way that `text` names, to the one at `onward`; the
+# last of a row keeps it, or sends it back.
+MIDDLE = """
+from test_image_calls import address_of, mapping_of
+kept = []
+onward = None
+
+def pass_on(path):
+    global onward
+    onward = stub_of(path)
+
+def next_request(request):
+    if request.text == "whole":
+        return request
+    if request.text == "copied":
+        made = EchoRequest()
+        made.CopyFrom(request)
+        return made
+    if request.text == "view":
+        return EchoRequest(text="view", payload=request.payload[16:])
+    return EchoRequest(text=request.text, code=request.code, payload=request.payload)
+
+class Middle(Servicer):
+    def Unary(self, request, context):
+        if onward is not None:
+            reply = onward.Unary(next_request(request), timeout=30)
+            return EchoReply(text=reply.text, payload=reply.payload)
+        if request.code == 1:
+            kept.append(request)
+            return EchoReply(text="kept")
+        return EchoReply(text="back", payload=request.payload)
+
+Servicer = Middle
+server = serve()
+
+def place():
+    return mapping_of("self", address_of(kept[-1].payload))
+
+def look():
+    return [len(kept[-1].payload), sorted(set(kept[-1].payload))]
+"""
+
+
+@pytest.fixture
+def types(own):
+    return own._zhtest_types
+
+
+@pytest.fixture
+def row(home, launch):
+    """Makes a row of services, the first of which is at the default address."""
+
+    def make(length):
+        paths = [home.address() if at == 0 else home.address(f"s{at}") for at in range(length)]
+        services = [launch(MIDDLE, path, **GENERATED) for path in paths]
+        for service, path in zip(services, paths[1:], strict=False):
+            service.ask(f"pass_on({path!r})")
+        return services
+
+    return make
+
+
+def copied(service=None):
+    if service is None:
+        counters = zerohop.stats()
+    else:
+        counters = service.ask("zerohop.stats()")
+    return counters["bytes_copied"], counters["bytes_built"]
+
+
+def come_back(*services):
+    eventually(lambda: balance() == 0)
+    for service in services:
+        eventually(lambda service=service: service.ask("balance()") == 0)
+
+
+@pytest.mark.parametrize("way", ["field", "copied", "whole", "view"])
+@pytest.mark.parametrize("length", [2, 4])
+def test_nobody_copies(own, types, home, row, length, way):
+    """From the first message on; the last one reads the memory of the first."""
+    services = row(length)
+    stub = own.EchoStub(home.channel())
+    payload = zerohop.alloc(MIB)
+    memoryview(payload)[:] = b"p" * MIB
+    request = types.EchoRequest(text=way, code=1, payload=payload)
+    if way == "view":
+        request.code = 0
+    before = [copied(service) for service in (None, *services)]
+    reply = stub.Unary(request, timeout=WAIT)
+    after = [copied(service) for service in (None, *services)]
+    assert [one[0] for one in before] == [one[0] for one in after]
+    assert all(then[1] - now[1] < 100 for now, then in zip(before, after, strict=True))
+    if way == "view":  # and back through all of them: it is ours
+        assert bytes(reply.payload) == b"p" * (MIB - 16 * (length - 1))
+        assert mapping_of("self", address_of(reply.payload))[0] == place_of(request)[0]
+        offset = address_of(reply.payload) - address_of(request.payload)
+        assert offset == 16 * (length - 1)
+    else:
+        assert reply.text == "kept"
+        assert services[-1].ask("look()") == [MIB, [ord("p")]]
+        assert tuple(services[-1].ask("place()")) == place_of(request)
+        services[-1].ask("kept.clear()")
+    del reply
+    come_back(*services)
+
+
+def place_of(request):
+    return mapping_of("self", address_of(request.payload))
+
+
+def test_back_and_on_again(own, types, home, row, launch):
+    """What has come back to its owner goes to somebody else as any memory of his own."""
+    services = row(2)
+    other = launch(MIDDLE, home.address("other"), **GENERATED)
+    first = own.EchoStub(home.channel())
+    second = own.EchoStub(home.channel(home.address("other")))
+    request = types.EchoRequest(payload=b"p" * MIB)
+    reply = first.Unary(request, timeout=WAIT)
+    before = [copied(service) for service in (None, other)]
+    onward = types.EchoRequest(code=1, payload=reply.payload)
+    del request, reply
+    second.Unary(onward, timeout=WAIT)
+    after = [copied(service) for service in (None, other)]
+    assert [one[0] for one in before] == [one[0] for one in after]
+    assert other.ask("look()") == [MIB, [ord("p")]]
+    assert tuple(other.ask("place()")) == place_of(onward)
+    del onward
+    other.ask("kept.clear()")
+    come_back(*services, other)
+
+
+
+
+@pytest.mark.parametrize("length", [2, 3])
+@pytest.mark.parametrize("order", [1, -1])
+def test_services_in_the_middle_die(own, types, home, row, launch, length, order):
+    """The last one reads on, for as long as it likes; then the first one has its memory back."""
+    services = row(length)
+    stub = own.EchoStub(home.channel())
+    stub.Unary(types.EchoRequest(code=1, payload=b"p" * MIB), timeout=WAIT)
+    for service in services[:-1][::order]:
+        service.kill()
+        for _ in range(8):
+            types.EchoRequest(payload=b"!" * MIB)
+        assert services[-1].ask("look()") == [MIB, [ord("p")]]
+    for _ in range(8):
+        types.EchoRequest(payload=b"!" * MIB)
+    assert balance() > 0
+    assert services[-1].ask("look()") == [MIB, [ord("p")]]
+    services[-1].ask("kept.clear()")
+    come_back(services[-1])
+    eventually(lambda: holdings()["links"] == 0)
+
+
+def test_the_last_one_dies(own, types, home, row):
+    services = row(3)
+    stub = own.EchoStub(home.channel())
+    stub.Unary(types.EchoRequest(code=1, payload=b"p" * MIB), timeout=WAIT)
+    services[-1].kill()
+    come_back(*services[:-1])
+
+
+def test_the_owner_dies(own, types, home, row, launch):
+    """What the last one reads of a dead owner stays."""
+    services = row(2)
+    client = launch("stub = stub_of()", home.address(), **GENERATED)
+    client.ask("stub.Unary(EchoRequest(code=1, payload=b'p' * (1 << 20)), timeout=30).text")
+    client.kill()
+    services[0].kill()
+    assert services[-1].ask("look()") == [MIB, [ord("p")]]
+    services[-1].ask("kept.clear()")
+    come_back(services[-1])

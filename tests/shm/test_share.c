@@ -14,9 +14,10 @@
 #include "check.h"
 #include "harness.h"
 #include "shm/link_internal.h"
+#include "zerohop/image.h"
 #include "zerohop/stats.h"
 
-enum { BYTES = 5000, HOPS = 3 };
+enum { BYTES = 5000, HOPS = 3, FARTHEST = 8 };
 
 /* Where the memory is, as the message of a record says it. */
 struct place {
@@ -30,12 +31,11 @@ struct process {
     int control; /* a byte is a command; the answer is one, too */
 };
 
-static char path_of(int hop, char *path)
+static const char *path_of(int hop, char *path)
 {
     char name[16];
     snprintf(name, sizeof(name), "hop%d", hop);
-    strcpy(path, scratch(name));
-    return path[0];
+    return strcpy(path, scratch(name));
 }
 
 static void tell(const struct process *process, char command)
@@ -78,8 +78,8 @@ static void free_holds(void)
 
 /*
  * Commands: r, there is a record: hold it, look; h, hand it on to the next; o, back to where it
- * came from; l, look again; g, let go (whoever reads it further on has); d, the one before is dead,
- * close; t, the next one is dead.
+ * came from; x, it is too far to hand it on; l, look again; g, let go (whoever reads it further on
+ * has); d, the one before is dead, close; t, the next one is dead.
  */
 static int live(void *arg)
 {
@@ -94,8 +94,7 @@ static int live(void *arg)
 
     alarm(60);
     close(life->others);
-    path_of(life->hop, path);
-    int listener = listen_at(path);
+    int listener = listen_at(path_of(life->hop, path));
     CHECK(write(life->control, "!", 1) == 1);
     link = accept_link(pump, listener, NULL, NULL);
     CHECK(link != NULL);
@@ -110,14 +109,19 @@ static int live(void *arg)
             at = zh_link_at(link, place.segment, place.offset, BYTES);
             CHECK(at != NULL);
             break;
+        case 'x':
+            next_pump = new_pump();
+            next = connect_link(next_pump, path_of(life->hop + 1, path));
+            CHECK_EQ(zh_link_place(link, at, BYTES, &place.segment, &place.offset), 0);
+            CHECK_EQ(zh_link_share(next, place.segment), -ENOENT);
+            break;
         case 'h':
         case 'o': {
             struct zh_hold *hold = malloc(sizeof(*hold));
             struct zh_link *to = link;
             if (command == 'h') {
                 next_pump = new_pump();
-                path_of(life->hop + 1, path);
-                to = next = connect_link(next_pump, path);
+                to = next = connect_link(next_pump, path_of(life->hop + 1, path));
             }
             CHECK_EQ(zh_link_place(link, at, BYTES, &place.segment, &place.offset), 0);
             CHECK_EQ(zh_link_share(to, place.segment), 0);
@@ -210,8 +214,7 @@ static struct zh_link *chain(struct process *processes, int hops, struct zh_bloc
 
     for (int i = 0; i < hops; i++)
         begin(&processes[i], i);
-    path_of(0, path);
-    struct zh_link *link = connect_link(pump, path);
+    struct zh_link *link = connect_link(pump, path_of(0, path));
     CHECK_EQ(zh_arena_alloc(arena(), BYTES, true, block), 0);
     memset(block->data, 'v', BYTES);
     struct place place = {block->segment, (uint64_t)block->page * ZH_PAGE};
@@ -339,14 +342,17 @@ static void goes_home(void)
 /* Who hands on too far is told to copy; so is who speaks of what nobody has shown. */
 static void limits(void)
 {
-    struct process processes[1];
+    struct process processes[FARTHEST + 1];
     struct zh_block block;
-    struct zh_link *link = chain(processes, 1, &block);
+    struct zh_link *link = chain(processes, FARTHEST, &block);
 
-    CHECK_EQ(zh_link_share(link, 1u << 27 | 12345), -ENOENT);
-    tell(&processes[0], 'g');
+    CHECK_EQ(zh_link_share(link, ZH_REF_FOREIGN | 12345), -ENOENT);
+    begin(&processes[FARTHEST], FARTHEST);
+    tell(&processes[FARTHEST - 1], 'x');
+    for (int i = FARTHEST; i-- > 0;)
+        tell(&processes[i], 'g');
     CHECK(all_back(link, SECONDS(5)));
-    end(processes, 1, link);
+    end(processes, FARTHEST + 1, link);
 }
 
 int main(void)

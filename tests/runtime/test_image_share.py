@@ -75,10 +75,7 @@ def row(home, launch):
 
 
 def copied(service=None):
-    if service is None:
-        counters = zerohop.stats()
-    else:
-        counters = service.ask("zerohop.stats()")
+    counters = zerohop.stats() if service is None else service.ask("zerohop.stats()")
     return counters["bytes_copied"], counters["bytes_built"]
 
 
@@ -143,11 +140,9 @@ def test_back_and_on_again(own, types, home, row, launch):
     come_back(*services, other)
 
 
-
-
 @pytest.mark.parametrize("length", [2, 3])
 @pytest.mark.parametrize("order", [1, -1])
-def test_services_in_the_middle_die(own, types, home, row, launch, length, order):
+def test_services_in_the_middle_die(own, types, home, row, length, order):
     """The last one reads on, for as long as it likes; then the first one has its memory back."""
     services = row(length)
     stub = own.EchoStub(home.channel())

@@ -86,7 +86,7 @@ def scribble(seed, ring):
     rng = random.Random(seed)
     places = []
     for round_ in range(1 << 60):
-        if round_ % 500 == 0:
+        if round_ % 500 == 0 or not places:
             places = [(begin, min(size, 1 << 17)) for begin, size in regions("zerohop-arena")]
             if ring:
                 places += [(begin + 4096, 1 << 17) for begin, _ in regions("zerohop-link")]

@@ -56,6 +56,8 @@ class Victim(mixed.BoxServicer):
                     outcomes["value"] += 1
                 except zerohop.DecodeError:
                     outcomes["DecodeError"] += 1
+                except KeyError:  # dict() asks for keys that it has just been told
+                    outcomes["KeyError"] += 1
                 except Exception as error:
                     if len(wrong) < 10:
                         import traceback

@@ -354,7 +354,8 @@ int value_slot(Message *owner, const Field *field, PyObject *value, struct zh_sl
         result = 0;
     }
 done:
-    if (result == 0 && old.count > 0 && slot->ref != old.ref)
+    /* Not what was overwritten in place; but what is referred to once more, in place of before. */
+    if (result == 0 && old.count > 0 && (slot->ref != old.ref || slot->room == 0))
         message_drop(owner, old.ref);
     if (view.obj != NULL)
         PyBuffer_Release(&view);

@@ -7,7 +7,7 @@ import pytest
 import zerohop
 from apiharness import WAIT, eventually
 from faultharness import balance, holdings
-from generatedharness import GENERATED
+from generatedharness import GENERATED, load
 from test_image_calls import address_of, mapping_of
 
 MIB = 1 << 20
@@ -179,3 +179,60 @@ def test_the_owner_dies(own, types, home, row, launch):
     assert services[-1].ask("look()") == [MIB, [ord("p")]]
     services[-1].ask("kept.clear()")
     come_back(services[-1])
+
+
+# Lends memory to whoever asks for it; the other one keeps what it gets.
+SOURCE = """
+class Source(Servicer):
+    def Unary(self, request, context):
+        return EchoReply(payload=bytes(range(256)) * 4096)
+
+Servicer = Source
+server = serve()
+"""
+
+
+@pytest.fixture
+def source(own, home, launch):
+    launched = launch(SOURCE, home.address("source"), **GENERATED)
+    return launched, own.EchoStub(home.channel(home.address("source")))
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    text = """
+syntax = "proto3";
+message Several { bytes one = 1; bytes two = 2; bytes three = 3; }
+"""
+    return load(tmp_path_factory.mktemp("several"), "several", text).Several
+
+
+VIEWS = [slice(0, 8192), slice(16, 20000), slice(0, 16384), slice(100, 8000), slice(19000, 30000)]
+
+
+@pytest.mark.parametrize("one", VIEWS)
+@pytest.mark.parametrize("two", VIEWS)
+def test_views_overlap(types, several, source, one, two):
+    """Each is what it was, whatever becomes of the others; the last one to go gives all back."""
+    owner, stub = source
+    all_of_it = bytes(range(256)) * 4096
+    reply = stub.Unary(types.EchoRequest(), timeout=WAIT)
+    payload = reply.payload
+    for gone in "one", "two", "three":
+        message = several(one=payload[one], three=payload[30000:40000])
+        message.two = payload[two]
+        message.three = payload[4000:40000]
+        copy = several()
+        copy.CopyFrom(message)
+        message.one = payload[two]
+        message.one = payload[one]
+        setattr(message, gone, b"")
+        for made in message, copy:
+            for name, view in ("one", one), ("two", two), ("three", slice(4000, 40000)):
+                if made is copy or name != gone:
+                    assert bytes(getattr(made, name)) == all_of_it[view]
+    del reply, payload, copy, made
+    for name in "one", "two":
+        assert owner.ask("balance()") == 1
+        setattr(message, name, b"")
+    eventually(lambda: owner.ask("balance()") == 0)

@@ -229,7 +229,6 @@ static const uint8_t *own_far(void *context, zh_ref ref, uint64_t bytes)
     }
     for (uint32_t i = image->block_count; i-- > 0;) {
         const struct zh_image_block *block = &image->blocks[i];
-        /* Views of a reader's block may overlap. */
         if (ref >= block->ref && ref - block->ref < block->bytes &&
             bytes <= block->bytes - (ref - block->ref)) {
             image->found = i;
@@ -261,8 +260,70 @@ const struct zh_image_block *zh_space_block(const struct zh_space *space, zh_ref
     return NULL;
 }
 
+static void remove_block(struct zh_image *image, uint32_t at)
+{
+    image->memory->release(image->context, &image->blocks[at]);
+    image->block_count--;
+    if (image->open == image->block_count + 1)
+        image->open = at + 1; /* the last one, which takes the place */
+    image->blocks[at] = image->blocks[image->block_count];
+}
+
+static bool overlap(const struct zh_image_block *one, const struct zh_image_block *other)
+{
+    return !one->chunk && one->ref < other->ref + other->bytes &&
+           other->ref < one->ref + one->bytes;
+}
+
+/* As if `one` had been shown as a part of `all`, which grows. */
+static void widen(struct zh_image_block *all, const struct zh_image_block *one)
+{
+    zh_ref end = all->ref + all->bytes, one_end = one->ref + one->bytes;
+
+    if (one->ref < all->ref) {
+        all->ref = one->ref;
+        all->data = one->data;
+    }
+    all->bytes = all->used = (size_t)((end > one_end ? end : one_end) - all->ref);
+}
+
+/*
+ * Views of a peer's memory may overlap: they become one block, so that each reference is in one
+ * alone. What overlaps is of one block of the peer's, so that any of the owners keeps all of it.
+ */
+static bool join_views(struct zh_image *image, const struct zh_image_block *block)
+{
+    struct zh_image_block all = *block;
+    uint32_t kept = UINT32_MAX;
+    size_t before;
+
+    all.uses = 1;
+    do {
+        before = all.bytes;
+        for (uint32_t i = 0; i < image->block_count; i++) {
+            if (overlap(&image->blocks[i], &all))
+                widen(&all, &image->blocks[i]);
+        }
+    } while (all.bytes != before);
+    for (uint32_t i = image->block_count; i-- > 0;) {
+        if (!overlap(&image->blocks[i], &all))
+            continue;
+        all.uses += image->blocks[i].uses;
+        if (kept != UINT32_MAX)
+            remove_block(image, kept); /* behind `i`, which stays where it is */
+        kept = i;
+    }
+    if (kept == UINT32_MAX)
+        return false;
+    all.owner = image->blocks[kept].owner;
+    image->blocks[kept] = all;
+    return true;
+}
+
 int zh_image_adopt(struct zh_image *image, const struct zh_image_block *block)
 {
+    if ((zh_ref_segment(block->ref) & ZH_REF_FOREIGN) != 0 && join_views(image, block))
+        return 1;
     for (uint32_t i = image->block_count; i-- > 0;) {
         if (image->blocks[i].ref == block->ref && image->blocks[i].bytes == block->bytes) {
             image->blocks[i].uses++;
@@ -275,15 +336,6 @@ int zh_image_adopt(struct zh_image *image, const struct zh_image_block *block)
     added->uses = 1;
     added->chunk = false;
     return 0;
-}
-
-static void remove_block(struct zh_image *image, uint32_t at)
-{
-    image->memory->release(image->context, &image->blocks[at]);
-    image->block_count--;
-    if (image->open == image->block_count + 1)
-        image->open = at + 1; /* the last one, which takes the place */
-    image->blocks[at] = image->blocks[image->block_count];
 }
 
 void zh_image_drop(struct zh_image *image, zh_ref ref, bool later)

@@ -79,7 +79,8 @@ static void free_holds(void)
 /*
  * Commands: r, there is a record: hold it, look; h, hand it on to the next; o, back to where it
  * came from; x, it is too far to hand it on; l, look again; g, let go (whoever reads it further on
- * has); d, the one before is dead, close; t, the next one is dead.
+ * has); d, the one before is dead, close; t, the next one is dead; b, break the protocol with the one
+ * before.
  */
 static int live(void *arg)
 {
@@ -151,6 +152,11 @@ static int live(void *arg)
                 settle(next_pump, MS(1));
             }
             break;
+        case 'x': {
+            struct zh_segment_message bad = {.magic = ZH_LINK_MAGIC, .kind = 99};
+            CHECK_EQ(zh_message_send(link->socket, &bad, sizeof(bad), NULL, 0), 0);
+            break;
+        }
         default:
             break;
         }
@@ -299,6 +305,30 @@ static void middle_dies(int hops, bool first_first, bool reader_dies)
     end(processes, hops, link);
 }
 
+/* The one in the middle breaks the rules, of which the one that reads knows nothing. */
+static void middle_errs(void)
+{
+    struct process processes[2];
+    struct zh_block block;
+    struct zh_link *link = chain(processes, 2, &block);
+
+    tell(&processes[0], 'x');
+    CHECK(serve_until_dead(pump, link, SECONDS(5)));
+    CHECK(!all_back(link, MS(5)));
+    reuse();
+    tell(&processes[1], 'l');
+    zh_link_close(link, "end");
+    settle(pump, MS(5));
+    CHECK(!all_back(link, MS(5)));
+    reuse();
+    tell(&processes[1], 'l');
+    tell(&processes[1], 'g');
+    die(&processes[0]);
+    tell(&processes[1], 'd');
+    CHECK(all_back(link, SECONDS(5)));
+    end(processes, 2, link);
+}
+
 /* The one that reads is killed: the one before it learns of it, and gives back. */
 static void reader_dies(void)
 {
@@ -367,6 +397,7 @@ int main(void)
         middle_dies(2 + way / 2, true, way % 2 != 0);
     middle_dies(HOPS, false, false);
     middle_dies(HOPS, false, true);
+    middle_errs();
     reader_dies();
     goes_home();
     limits();

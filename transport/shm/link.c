@@ -167,8 +167,8 @@ void zh_link_die(struct zh_link *link, bool drain, const char *format, ...)
                 atomic_load_explicit(&zh_link_peer(link)->head, memory_order_acquire);
         mark_dead(link);
         /* The peer has ended the link, or broke its rules: nothing that it may still read is
-         * promised, unless it says that it does, or somebody else does. */
-        link->peer_reads = drain && (link->peer_reads || zh_link_is_read_on(link));
+         * promised, unless it says that it does. But others may read it, and broke none. */
+        link->peer_reads = (drain && link->peer_reads) || zh_link_is_read_on(link);
         if (!link->peer_reads)
             reclaim(link);
         /* Before a forked child of ours closes its copy, the peer learns of it by this. When

@@ -232,6 +232,8 @@ static inline bool is_foreign(const struct zh_image_block *block)
 }
 /* The link that it came by, NULL where it has no loan; and its size, as its sender says. */
 struct zh_link *received_link(const void *received);
+/* Did it come to an ancestor of this process? Then its memory is gone. */
+bool received_inherited(const void *received);
 uint64_t received_bytes(PyObject *object);
 /* Resolve references to other segments in what has been received. */
 void received_space(Received *received, struct zh_space *space);

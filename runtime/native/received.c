@@ -188,14 +188,15 @@ static Message *shown_by(PyObject *value)
     return found;
 }
 
-/* One more reference to a block that an image has, for another image. */
+/* One more reference to a block that an image has, for another image. Not to what is for peers of
+ * another uid: an image has memory of one arena. */
 static bool hold_block(const struct zh_image_block *block)
 {
     if (is_foreign(block)) {
         Py_INCREF((PyObject *)block->owner);
         return true;
     }
-    return !zh_arena_inherited(block->owner) &&
+    return block->owner == own_arena() &&
            zh_arena_ref(block->owner, zh_ref_segment(block->ref),
                         (uint32_t)(zh_ref_offset(block->ref) / ZH_PAGE)) == 0;
 }
@@ -342,6 +343,11 @@ Message *received_message(Received *received, Class *cls)
         self->base = &self->fixed;
     }
     return self;
+}
+
+bool received_inherited(const void *received)
+{
+    return ((const Received *)received)->fork_generation != zh_fork_now();
 }
 
 uint64_t received_bytes(PyObject *object)

@@ -62,6 +62,14 @@ static Snapshot *snapshot_alloc(Class *cls, size_t root_bytes)
     return self;
 }
 
+static Snapshot *inherited(Snapshot *self)
+{
+    Py_DECREF((PyObject *)self);
+    PyErr_SetString(PyExc_RuntimeError,
+                    "this message was made before fork() or under another user id; make a new one");
+    return NULL;
+}
+
 /* Of a message that is its own root, with memory that is ours. */
 static Snapshot *snapshot_of(Message *message)
 {
@@ -90,6 +98,8 @@ static Snapshot *snapshot_of(Message *message)
         outside += block->used;
         self->outside = outside > UINT32_MAX ? UINT32_MAX : (uint32_t)outside;
         if (is_foreign(block)) {
+            if (received_inherited(block->owner))
+                return inherited(self);
             self->blobs[self->blob_count++] = *block;
             Py_INCREF((PyObject *)block->owner);
             continue;
@@ -102,13 +112,8 @@ static Snapshot *snapshot_of(Message *message)
         };
         if (zh_arena_inherited(block->owner) ||
             (self->arena != NULL && self->arena != block->owner) ||
-            zh_arena_ref(block->owner, place.segment, place.page) != 0) {
-            Py_DECREF((PyObject *)self);
-            PyErr_SetString(PyExc_RuntimeError,
-                            "this message was made before fork() or under another user id; make a "
-                            "new one");
-            return NULL;
-        }
+            zh_arena_ref(block->owner, place.segment, place.page) != 0)
+            return inherited(self);
         self->arena = block->owner;
         self->blocks[self->block_count++] = place;
     }

@@ -190,12 +190,59 @@ class Source(Servicer):
 Servicer = Source
 server = serve()
 """
+KEEPER = """
+kept = []
+
+class Keeper(Servicer):
+    def Unary(self, request, context):
+        kept.append(request)
+        return EchoReply(text=str(request.payload[1]))
+
+Servicer = Keeper
+server = serve()
+"""
 
 
 @pytest.fixture
 def source(own, home, launch):
     launched = launch(SOURCE, home.address("source"), **GENERATED)
     return launched, own.EchoStub(home.channel(home.address("source")))
+
+
+FORKS = """
+reply = stub_of(address).Unary(EchoRequest(), timeout=30)
+adopted = EchoRequest(payload=reply.payload)
+
+def copied():
+    made = EchoRequest()
+    made.CopyFrom(adopted)
+    return made
+
+def in_child(make):
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            said = "read " + stub_of(sys.argv[1] + ".keeper").Unary(make(), timeout=30).text
+        except grpc.RpcError as error:
+            said = error.details()
+        os.write(theirs, said.encode())
+        os._exit(0)
+    os.close(theirs)
+    said = os.read(ours, 1000).decode()
+    os.close(ours)
+    os.waitpid(pid, 0)
+    return said
+"""
+
+
+@pytest.mark.parametrize("make", ["lambda: adopted", "copied"])
+def test_a_child_does_not_hand_on(own, home, launch, source, make):
+    """What its parent was lent is not there: not even as the zeros that it reads."""
+    address = home.address("source")
+    launch(KEEPER, f"{address}.keeper", **GENERATED)
+    middle = launch(FORKS, address, **GENERATED)
+    assert middle.ask(f"in_child({make})") == "Exception serializing request!"
 
 
 @pytest.fixture(scope="module")

@@ -258,22 +258,32 @@ PyObject *snapshot_local(PyObject *object, Link *link)
     return local;
 }
 
+/* What others have lent to us and a loan of ours has in it: they wait for that loan's end. */
+typedef struct {
+    struct zh_hold hold;
+    Pump *pump; /* strong: listens until then; NULL for an event loop's, which does anyway */
+} Hold;
+
 int snapshot_lend(PyObject *object, Link *link, uint64_t tag, struct zh_loaned *loaned)
 {
     const Snapshot *self = (const Snapshot *)object;
-    struct zh_hold *hold = NULL;
+    Hold *hold = NULL;
 
     if (self->blob_count > 0) {
         /* The peer reads what is lent to us: our loan lasts as long as this one. */
-        hold = malloc(sizeof(*hold));
+        hold = calloc(1, sizeof(*hold));
         if (hold == NULL)
             return -ENOMEM;
-        hold->object = Py_NewRef(object);
+        hold->hold.object = Py_NewRef(object);
     }
-    int error = zh_link_lend(link->link, self->blocks, self->block_count, tag, hold, loaned);
+    int error = zh_link_lend(link->link, self->blocks, self->block_count, tag,
+                             hold != NULL ? &hold->hold : NULL, loaned);
     if (error != 0 && hold != NULL) {
         Py_DECREF(object);
         free(hold);
+    } else if (hold != NULL && !link->pump->aio) {
+        hold->pump = (Pump *)Py_NewRef((PyObject *)link->pump);
+        pump_background(hold->pump, 1);
     }
     return error;
 }
@@ -294,9 +304,13 @@ void holds_end(void)
     struct zh_hold *next;
 
     for (struct zh_hold *hold = zh_holds_ended(); hold != NULL; hold = next) {
+        Hold *ended = (Hold *)hold;
         next = hold->next;
         Py_DECREF((PyObject *)hold->object);
-        free(hold);
+        if (ended->pump != NULL)
+            pump_background(ended->pump, -1);
+        Py_XDECREF((PyObject *)ended->pump);
+        free(ended);
     }
 }
 

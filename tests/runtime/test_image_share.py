@@ -209,6 +209,23 @@ def source(own, home, launch):
     return launched, own.EchoStub(home.channel(home.address("source")))
 
 
+@pytest.mark.parametrize("closes", [False, True])
+def test_a_client_in_the_middle_is_idle(own, types, home, launch, source, closes):
+    """It calls nobody any more, but gives back what it is given back."""
+    owner, stub = source
+    keeper = launch(KEEPER, home.address("keeper"), **GENERATED)
+    channel = home.channel(home.address("keeper"))
+    reply = stub.Unary(types.EchoRequest(), timeout=WAIT)
+    own.EchoStub(channel).Unary(types.EchoRequest(payload=reply.payload), timeout=WAIT)
+    del reply
+    if closes:
+        channel.close()
+    assert owner.ask("balance()") == 1
+    keeper.ask("kept.clear()")
+    eventually(lambda: owner.ask("balance()") == 0)
+    eventually(lambda: balance() == 0)
+
+
 FORKS = """
 reply = stub_of(address).Unary(EchoRequest(), timeout=30)
 adopted = EchoRequest(payload=reply.payload)

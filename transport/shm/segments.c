@@ -269,8 +269,9 @@ static int send_lifeline(struct zh_link *link)
         link->no_lifeline = true;
         return 0;
     }
+    zh_fork_track_fd(ends[1]); /* a child that had it would outlive the peer */
     int error = send_about(link, ZH_MSG_LIFELINE, 0, 0, 0, &ends[1], 1);
-    close(ends[1]);
+    zh_fork_close_fd(ends[1]);
     if (error != 0) {
         close(ends[0]);
         return error;

@@ -227,6 +227,9 @@ int zh_link_lent(struct zh_link *link, uint32_t id, uint64_t offset, uint64_t by
 int zh_link_place(struct zh_link *link, const uint8_t *data, size_t bytes, uint32_t *segment,
                   uint64_t *offset)
 {
+    /* Another user's is copied by whoever wants to keep it: its owner may change it at any time. */
+    if (!is_of_our_uid(link))
+        return -ENOENT;
     for (int i = 0; i < ZH_LINK_SEGMENTS; i++) {
         const struct zh_peer_segment *entry = &link->segments[i];
         const struct zh_mapping *mapping = &entry->mapping;

@@ -180,7 +180,7 @@ ZH_API int zh_link_lent(struct zh_link *link, uint32_t segment, uint64_t offset,
  */
 ZH_API uint32_t zh_link_yours(struct zh_link *link, uint32_t segment);
 /* Where `data` lies, which zh_link_at has given: `segment` is the number under which it can be
- * handed on (zh_link_share). 0 or -ENOENT. */
+ * handed on (zh_link_share). 0 or -ENOENT, as for all of another user id. */
 ZH_API int zh_link_place(struct zh_link *link, const uint8_t *data, size_t bytes, uint32_t *segment,
                          uint64_t *offset);
 /* `bytes` (at least 1) in a segment that the peer has shown; NULL where they are not, and for our

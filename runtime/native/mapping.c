@@ -193,7 +193,8 @@ static Message *add(Mapping *self, PyObject *key)
     Class *type = self->base.field->type;
     zh_ref ref, array_ref;
 
-    if (message_writable(self->base.message) != 0)
+    /* The entry is written to below, when there is a reference to it already. */
+    if (message_writable_below(self->base.message) != 0)
         return NULL;
     struct zh_slot slot = slot_of(self);
     uint64_t need = ((uint64_t)slot.count + 1) * 8;
@@ -202,6 +203,7 @@ static Message *add(Mapping *self, PyObject *key)
         uint8_t *to = message_alloc_raw(self->base.message, (size_t)room, &array_ref);
         if (to == NULL)
             return NULL;
+        zh_image_refers(&self->base.message->root->image, array_ref);
         if (slot.count > 0) {
             const uint8_t *from =
                 message_at(self->base.message, slot.ref, (uint64_t)slot.count * 8);
@@ -254,6 +256,7 @@ static int cut(Mapping *self, uint32_t at)
         const uint8_t *from = message_at(self->base.message, slot.ref, (uint64_t)slot.count * 8);
         if (to == NULL || from == NULL)
             return -1;
+        zh_image_refers(&self->base.message->root->image, ref);
         memcpy(to, from, (size_t)slot.count * 8);
         slot.ref = ref;
         slot.room = slot.count * 8;

@@ -427,6 +427,13 @@ int message_writable(Message *self)
     return 0;
 }
 
+int message_writable_below(Message *self)
+{
+    if (message_writable(self) != 0)
+        return -1;
+    return self->root->lent ? thaw(self->root) : 0;
+}
+
 /* --- memory -------------------------------------------------------------------------------------
  */
 
@@ -477,8 +484,7 @@ bool message_owns(Message *self, zh_ref ref)
 {
     Message *root = self->root;
 
-    return root->exports == 0 &&
-           (zh_ref_segment(ref) == 0 || (!root->lent && !zh_image_is_kept(&root->image, ref)));
+    return root->exports == 0 && (zh_ref_segment(ref) == 0 || zh_image_owns(&root->image, ref));
 }
 
 void message_drop(Message *self, zh_ref ref)
@@ -587,7 +593,8 @@ PyObject *message_serialize(Message *self, bool sorted)
 /* Merge wire bytes, which are private memory. */
 static int merge_wire(Message *self, const uint8_t *bytes, size_t count)
 {
-    if (message_writable(self) != 0)
+    /* What is merged may go anywhere below. */
+    if (message_writable_below(self) != 0)
         return -1;
     self->root->map_changes++;
     uint64_t copied = 0;

@@ -131,6 +131,8 @@ void container_leave(Container *container);
 void message_refresh(Message *self);
 /* Before any change: 0, or -1 with an exception. Pointers into the message are void afterwards. */
 int message_writable(Message *self);
+/* The same, for what it contains as well. References into chunks are void afterwards, too. */
+int message_writable_below(Message *self);
 /* `bytes` bytes at a reference, or NULL with DecodeError. */
 const uint8_t *message_at(Message *self, zh_ref ref, uint64_t bytes);
 void message_space(Message *self, struct zh_space *space);

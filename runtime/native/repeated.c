@@ -90,6 +90,8 @@ static int own_array(Repeated *self, uint32_t count)
             return -1;
         memcpy(to, from, (size_t)slot.count * width_of(self));
     }
+    if (self->base.field->type != NULL || width_of(self) == 16)
+        zh_image_refers(&self->base.message->root->image, ref);
     set_slot(self, (struct zh_slot){ref, slot.count, (uint32_t)room});
     return 0;
 }
@@ -117,6 +119,9 @@ static int put(Repeated *self, uint32_t at, PyObject *value)
         return 0;
     }
     if (value_scalar(field, value, &bits) != 0)
+        return -1;
+    /* Python code of the value's may have sent the message. */
+    if (!PyFloat_CheckExact(value) && !PyLong_CheckExact(value) && own_array(self, at + 1) != 0)
         return -1;
     memcpy(element(self, at), &bits, field->layout->width);
     return 0;
@@ -668,7 +673,9 @@ static PyObject *reorder(Repeated *self, const char *method, PyObject *args, PyO
     PyObject *before = list == NULL ? NULL : PyList_GetSlice(list, 0, PyList_Size(list));
     PyObject *call = before == NULL ? NULL : PyObject_GetAttrString(list, method);
     PyObject *done = call == NULL ? NULL : PyObject_Call(call, args, kwargs);
-    uint8_t *copy = done == NULL ? NULL : malloc((size_t)count * width + 1);
+    /* Python code of the key's may have sent the message. */
+    bool owned = done != NULL && own_array(self, count) == 0;
+    uint8_t *copy = owned ? malloc((size_t)count * width + 1) : NULL;
     if (copy != NULL && (uint32_t)repeated_length(self) == count && count > 0) {
         /* By identity: each object of `before` is one element. */
         memcpy(copy, element(self, 0), (size_t)count * width);

@@ -92,7 +92,7 @@ static Snapshot *snapshot_of(Message *message)
     }
     uint64_t outside = 0;
     for (uint32_t i = 0; i < image->block_count; i++) {
-        const struct zh_image_block *block = &image->blocks[i];
+        struct zh_image_block *block = &image->blocks[i];
         if (!block->chunk && block->uses == 0)
             continue; /* kept for those who still read it */
         outside += block->used;
@@ -116,6 +116,7 @@ static Snapshot *snapshot_of(Message *message)
             return inherited(self);
         self->arena = block->owner;
         self->blocks[self->block_count++] = place;
+        block->lent = true;
     }
     message->lent = true;
     return self;

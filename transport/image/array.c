@@ -10,10 +10,14 @@ uint8_t *zh_array_reserve(struct zh_image *image, uint8_t *slot_at, uint32_t wid
     uint64_t used = (uint64_t)slot.count * width, needed = used + more * width;
     zh_ref ref;
 
-    if (needed <= slot.room && slot.room > 0)
+    /* What has been sent stays as it is, also behind its end. */
+    if (needed <= slot.room && slot.room > 0 && (data != NULL || zh_image_owns(image, slot.ref)))
         return data != NULL ? data : zh_image_at(image, slot.ref);
     /* At least four elements; an array filled at once (packed) gets just its size. */
-    uint64_t room = used > 0 ? (uint64_t)slot.room * 2 : more > 1 ? 0 : 4u * width;
+    uint64_t room = needed <= slot.room ? slot.room
+                    : used > 0          ? (uint64_t)slot.room * 2
+                    : more > 1          ? 0
+                                        : 4u * width;
     if (room > (UINT32_MAX & ~UINT32_C(7)))
         room = UINT32_MAX & ~UINT32_C(7);
     if (room < needed)

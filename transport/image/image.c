@@ -198,9 +198,23 @@ uint8_t *zh_image_alloc(struct zh_image *image, size_t bytes, zh_ref *ref)
     uint8_t *data = zh_image_alloc_raw(image, bytes, ref);
 
     /* Smaller pieces come from memory that was zeroed as a whole. */
-    if (data != NULL && bytes >= ZH_IMAGE_BLOB)
+    if (data != NULL && bytes >= ZH_IMAGE_BLOB) {
         memset(data, 0, bytes);
+        zh_image_refers(image, *ref); /* a struct, or an array of slots */
+    }
     return data;
+}
+
+void zh_image_refers(struct zh_image *image, zh_ref ref)
+{
+    for (uint32_t i = image->block_count; zh_ref_segment(ref) != 0 && i-- > 0;) {
+        struct zh_image_block *block = &image->blocks[i];
+        if (ref < block->ref || ref - block->ref >= block->bytes)
+            continue;
+        block->chunk = true;
+        block->uses = 0;
+        return;
+    }
 }
 
 uint8_t *zh_image_at(struct zh_image *image, zh_ref ref)
@@ -352,12 +366,14 @@ void zh_image_drop(struct zh_image *image, zh_ref ref, bool later)
     }
 }
 
-bool zh_image_is_kept(const struct zh_image *image, zh_ref ref)
+bool zh_image_owns(const struct zh_image *image, zh_ref ref)
 {
+    if (zh_ref_segment(ref) == 0)
+        return true;
     for (uint32_t i = image->block_count; i-- > 0;) {
         const struct zh_image_block *block = &image->blocks[i];
         if (ref >= block->ref && ref - block->ref < block->bytes)
-            return !block->chunk && block->uses == 0;
+            return !block->lent && (block->chunk || block->uses > 0);
     }
     return false;
 }

@@ -84,6 +84,7 @@ int zh_image_thaw(struct zh_image *image, const struct zh_layout *layout, bool k
         if (image->memory->alloc(image->context, old[i].bytes, &fresh[i]) != 0)
             goto fail;
         fresh[i].chunk = true;
+        fresh[i].lent = false;
         fresh[i].used = old[i].used;
         memcpy(fresh[i].data, old[i].data, old[i].used);
         memset(fresh[i].data + old[i].used, 0, fresh[i].bytes - old[i].used);

@@ -203,7 +203,8 @@ struct zh_image_block {
     size_t bytes;
     size_t used;   /* of a blob: all of what its slot has */
     void *owner;   /* of whoever allocated it */
-    bool chunk;    /* holds many things, structs among them */
+    bool chunk;    /* holds many things, structs among them; or references */
+    bool lent;     /* has been sent: whoever was sent it may be reading it */
     uint32_t uses; /* a blob: slots that refer to it */
 };
 
@@ -254,10 +255,12 @@ ZH_API int zh_image_settle(struct zh_image *image);
 /*
  * `bytes` zeroed bytes (at least 1), 8-aligned, and their reference: in the root, a chunk, or (from
  * ZH_IMAGE_BLOB on) a block of their own. NULL when out of memory: nothing has changed then.
- * zh_image_alloc_raw leaves what it gives from ZH_IMAGE_BLOB on as it was: for who fills all of it.
+ * zh_image_alloc_raw leaves what it gives from ZH_IMAGE_BLOB on as it was: for who fills all of it,
+ * with bytes or scalars. If it is with references, zh_image_refers says so.
  */
 ZH_API uint8_t *zh_image_alloc_raw(struct zh_image *image, size_t bytes, zh_ref *ref);
 ZH_API uint8_t *zh_image_alloc(struct zh_image *image, size_t bytes, zh_ref *ref);
+ZH_API void zh_image_refers(struct zh_image *image, zh_ref ref);
 
 /* The bytes at a reference of our own. */
 ZH_API uint8_t *zh_image_at(struct zh_image *image, zh_ref ref);
@@ -277,8 +280,9 @@ ZH_API int zh_image_adopt(struct zh_image *image, const struct zh_image_block *b
  */
 ZH_API void zh_image_drop(struct zh_image *image, zh_ref ref, bool later);
 ZH_API void zh_image_purge(struct zh_image *image);
-/* Is it a block that is there only for those who still read it? */
-ZH_API bool zh_image_is_kept(const struct zh_image *image, zh_ref ref);
+/* Has nobody been sent the block at this reference, and is it not one that is there only for those
+ * who still read it? Then it can be written to. */
+ZH_API bool zh_image_owns(const struct zh_image *image, zh_ref ref);
 
 /* Where zh_image_thaw has moved blocks. */
 struct zh_image_moves {

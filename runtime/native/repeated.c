@@ -660,6 +660,17 @@ static PyObject *py_clear(Repeated *self, PyObject *Py_UNUSED(ignored))
     Py_RETURN_NONE;
 }
 
+/* Views have no order; bytes have. 0, or -1 with an exception. */
+static int views_to_bytes(PyObject *list)
+{
+    for (Py_ssize_t i = 0; i < PyList_Size(list); i++) {
+        PyObject *bytes = PyBytes_FromObject(PyList_GetItem(list, i));
+        if (bytes == NULL || PyList_SetItem(list, i, bytes) != 0)
+            return -1;
+    }
+    return 0;
+}
+
 /* sort and reverse: of references where the elements are messages. */
 static PyObject *reorder(Repeated *self, const char *method, PyObject *args, PyObject *kwargs)
 {
@@ -670,6 +681,10 @@ static PyObject *reorder(Repeated *self, const char *method, PyObject *args, PyO
     if (own_array(self, count) != 0)
         return NULL;
     PyObject *list = as_list(self);
+    PyObject *key = kwargs == NULL ? NULL : PyDict_GetItemString(kwargs, "key");
+    if (list != NULL && self->base.field->layout->kind == ZH_BYTES &&
+        (key == NULL || key == Py_None) && views_to_bytes(list) != 0)
+        Py_CLEAR(list);
     PyObject *before = list == NULL ? NULL : PyList_GetSlice(list, 0, PyList_Size(list));
     PyObject *call = before == NULL ? NULL : PyObject_GetAttrString(list, method);
     PyObject *done = call == NULL ? NULL : PyObject_Call(call, args, kwargs);

@@ -175,3 +175,11 @@ def test_text_form_is_text_formats() -> None:
     ours = OURS["zerohop.vectors.Everything"](id=3, words=["a"], by_flag={True: b"\1"})
     assert text_format.Parse(str(ours), PB2["zerohop.vectors.Everything"]()).id == 3
     assert content(ours)["id"] == ("value", ("int", 3))
+
+
+@pytest.mark.parametrize("options", [{}, {"reverse": True}, {"key": None}, {"key": len}])
+def test_bytes_have_an_order(options: dict[str, Any]) -> None:
+    pieces = [b"b", b"", b"a" * 5000, b"ab", b"b", b"a" * 4999, b"\xff"]
+    message = OURS["zerohop.vectors.Everything"](pieces=pieces)
+    message.pieces.sort(**options)
+    assert list(message.pieces) == sorted(pieces, **options)

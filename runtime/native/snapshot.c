@@ -108,6 +108,7 @@ static Snapshot *snapshot_of(Message *message)
             .segment = zh_ref_segment(block->ref),
             .page = (uint32_t)(zh_ref_offset(block->ref) / ZH_PAGE),
             .pages = (uint32_t)((block->bytes + ZH_PAGE - 1) / ZH_PAGE),
+            .blob = !block->chunk,
             .data = block->data,
         };
         if (zh_arena_inherited(block->owner) ||

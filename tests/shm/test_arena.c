@@ -357,6 +357,63 @@ static void domains(void)
     CHECK(zh_arena_of_uid(geteuid() + 1) != own);
 }
 
+/* Would a write through our mapping fault? The kernel says so without a signal. */
+static bool writable(uint8_t *at)
+{
+    int ends[2];
+    char byte = 1;
+
+    CHECK(pipe(ends) == 0 && write(ends[1], &byte, 1) == 1);
+    bool is = read(ends[0], at, 1) == 1;
+    CHECK(is || errno == EFAULT);
+    close(ends[0]);
+    close(ends[1]);
+    return is;
+}
+
+/* All of a block, from its first byte to its last, and nothing beside it. */
+static void check_block(const struct zh_block *b, bool is)
+{
+    for (uint32_t i = 0; i < b->pages; i++) {
+        CHECK(writable(b->data + (size_t)i * ZH_PAGE) == is);
+        CHECK(writable(b->data + (size_t)i * ZH_PAGE + ZH_PAGE - 1) == is);
+    }
+}
+
+static void protection(bool on)
+{
+    struct zh_block b[5];
+
+    setenv("ZEROHOP_CHECK", on ? "1" : "0", 1);
+    struct zh_arena *arena = zh_arena_create(4 * MIB);
+    unsetenv("ZEROHOP_CHECK"); /* asked for when an arena is made */
+    for (int i = 0; i < 5; i++) {
+        CHECK_EQ(zh_arena_alloc(arena, ((size_t)i + 1) * ZH_PAGE, true, &b[i]), 0);
+        b[i].blob = i != 2;
+    }
+    zh_arena_protect(arena, b + 1, 3); /* of which the second is no blob */
+    zh_arena_protect(arena, b + 1, 1); /* as lent once more */
+    for (int i = 0; i < 5; i++)
+        check_block(&b[i], !on || (i != 1 && i != 3));
+    /* Until the last reference goes. */
+    CHECK_EQ(zh_arena_ref(arena, b[1].segment, b[1].page), 0);
+    CHECK_EQ(zh_arena_unref(arena, b[1].segment, b[1].page), 0);
+    check_block(&b[1], !on);
+    CHECK_EQ(zh_arena_unref(arena, b[1].segment, b[1].page), 0);
+    check_block(&b[1], true);
+    check_block(&b[3], !on);
+    /* The next one who has these pages can write. */
+    struct zh_block again;
+    CHECK_EQ(zh_arena_alloc(arena, 2 * ZH_PAGE, true, &again), 0);
+    CHECK_EQ(again.page, b[1].page);
+    memset(again.data, 1, 2 * (size_t)ZH_PAGE);
+    /* No block, or one that is gone. */
+    CHECK_EQ(zh_arena_unref(arena, b[4].segment, b[4].page), 0);
+    zh_arena_protect(arena, &b[4], 1);
+    check_block(&b[4], true);
+    zh_arena_destroy(arena);
+}
+
 int main(void)
 {
     int fds = count_fds();
@@ -370,6 +427,8 @@ int main(void)
     random_work(1, SANITIZED ? 30000 : 150000, 12 * MIB);
     random_work(2, SANITIZED ? 30000 : 150000, 40 * MIB);
     threads();
+    protection(true);
+    protection(false);
     CHECK_EQ(count_fds(), fds);
     CHECK_EQ(count_maps("zerohop-"), 0);
     domains();

@@ -11,6 +11,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "memory.h"
 #include "zerohop/fork.h"
@@ -29,6 +30,7 @@ struct arena_segment {
     uint32_t *tag;         /* at the first and the last page of a run: its length, | FREE_BIT */
     uint32_t *refs;        /* at the first page of a used run: references; 0 elsewhere */
     uint32_t *next, *prev; /* at the first page of a free run: its list */
+    bool *protected;       /* at the first page of a used run; NULL where nothing ever is */
 };
 
 struct zh_arena {
@@ -36,6 +38,7 @@ struct zh_arena {
     pthread_mutex_t grow; /* one thread commits memory at a time; taken before `lock` */
     pthread_t ahead;      /* commits the next segment before it is needed; guarded by `lock` */
     bool ahead_started, ahead_runs;
+    bool check; /* ZEROHOP_CHECK: lent blobs are write-protected */
     uint32_t fork_generation;
     uint64_t limit;
     uint64_t committed;
@@ -142,11 +145,12 @@ static void segment_free(struct arena_segment *s)
     if (s == NULL)
         return;
     zh_segment_destroy(&s->memory);
+    free(s->protected);
     free(s->tag);
     free(s);
 }
 
-static struct arena_segment *segment_new(size_t size, int *error)
+static struct arena_segment *segment_new(size_t size, bool check, int *error)
 {
     struct arena_segment *s = calloc(1, sizeof(*s));
     uint32_t pages = (uint32_t)(size / ZH_PAGE);
@@ -156,7 +160,9 @@ static struct arena_segment *segment_new(size_t size, int *error)
         return NULL;
     s->memory.fd = -1;
     s->tag = calloc((size_t)pages * 4, sizeof(uint32_t));
-    if (s->tag != NULL)
+    if (check)
+        s->protected = calloc(pages, sizeof(bool));
+    if (s->tag != NULL && (s->protected != NULL || !check))
         *error = zh_segment_create(&s->memory, "zerohop-arena", size);
     if (*error != 0) {
         segment_free(s);
@@ -207,6 +213,8 @@ struct zh_arena *zh_arena_create(uint64_t limit)
     /* Whole pages, so that a block as large as the limit can be had. */
     arena->limit = (limit != 0 ? limit : zh_arena_default_limit()) + ZH_PAGE - 1;
     arena->limit -= arena->limit % ZH_PAGE;
+    const char *check = getenv("ZEROHOP_CHECK");
+    arena->check = check != NULL && strcmp(check, "1") == 0;
     arena->next_id = 1;
     arena->fork_generation = zh_fork_now();
     return arena;
@@ -294,7 +302,7 @@ static int commit(struct zh_arena *arena, size_t bytes, uint32_t pages, struct z
     /* The kernel does not bound fallocate on a memfd: asking for what is not there gets processes
      * killed, so look first, and leave as much again for everybody else. */
     if (bytes != 0 && zh_memory_available() / 2 >= bytes)
-        s = segment_new(bytes, &error);
+        s = segment_new(bytes, arena->check, &error);
     if (s == NULL)
         return error;
     pthread_mutex_lock(&arena->lock);
@@ -432,6 +440,38 @@ int zh_arena_ref(struct zh_arena *arena, uint32_t segment, uint32_t page)
     return error;
 }
 
+static int protect(const struct arena_segment *s, uint32_t page, int how)
+{
+    return mprotect(s->memory.base + (size_t)page * ZH_PAGE, (size_t)s->tag[page] * ZH_PAGE, how);
+}
+
+static void unprotect(struct arena_segment *s, uint32_t page)
+{
+    s->protected[page] = false;
+    if (protect(s, page, PROT_READ | PROT_WRITE) == 0)
+        return;
+    /* No room for one mapping more (vm.max_map_count). As one, the segment needs less than now. */
+    if (mprotect(s->memory.base, s->memory.size, PROT_READ | PROT_WRITE) != 0)
+        abort();
+    memset(s->protected, 0, s->pages * sizeof(bool));
+}
+
+void zh_arena_protect(struct zh_arena *arena, const struct zh_block *blocks, uint32_t count)
+{
+    if (!arena->check)
+        return;
+    pthread_mutex_lock(&arena->lock);
+    for (uint32_t i = 0; i < count; i++) {
+        struct arena_segment *s = blocks[i].blob ? find(arena, blocks[i].segment) : NULL;
+        uint32_t page = blocks[i].page;
+        if (s == NULL || page >= s->pages || s->refs[page] == 0 || s->protected[page])
+            continue;
+        /* Where it cannot be done, it is one check less. */
+        s->protected[page] = protect(s, page, PROT_READ) == 0;
+    }
+    pthread_mutex_unlock(&arena->lock);
+}
+
 int zh_arena_unref(struct zh_arena *arena, uint32_t segment, uint32_t page)
 {
     struct arena_segment *empty = NULL;
@@ -443,6 +483,8 @@ int zh_arena_unref(struct zh_arena *arena, uint32_t segment, uint32_t page)
         return -EINVAL;
     }
     if (--s->refs[page] == 0) {
+        if (s->protected != NULL && s->protected[page])
+            unprotect(s, page);
         arena->used -= (uint64_t)s->tag[page] * ZH_PAGE;
         segment_give(s, page);
         if (s->used_pages == 0)

@@ -513,6 +513,8 @@ int zh_link_lend(struct zh_link *link, const struct zh_block *blocks, uint32_t c
         error = zh_link_send_segment(link, blocks[i].segment);
     if (error == 0)
         error = zh_ledger_lend(&link->ledger, blocks, count, tag, hold, &loaned->loan);
+    if (error == 0)
+        zh_arena_protect(link->arena, blocks, count);
     if (error == 0 && hold != NULL)
         zh_link_want_held(link);
     pthread_mutex_unlock(&link->lock);

@@ -29,6 +29,7 @@ struct zh_block {
     uint32_t segment; /* id, never reused while the process lives */
     uint32_t page;    /* first page in the segment */
     uint32_t pages;
+    bool blob; /* bytes or an array, which programs may have views of: see zh_arena_protect */
     uint8_t *data;
 };
 
@@ -69,6 +70,13 @@ ZH_API int zh_arena_alloc(struct zh_arena *arena, size_t size, bool grow, struct
  * block. */
 ZH_API int zh_arena_ref(struct zh_arena *arena, uint32_t segment, uint32_t page);
 ZH_API int zh_arena_unref(struct zh_arena *arena, uint32_t segment, uint32_t page);
+
+/*
+ * With ZEROHOP_CHECK=1 in the environment when the arena is made: have whoever writes to these
+ * blobs through our mapping fault, until their last reference goes. Else, and for other blocks,
+ * nothing.
+ */
+ZH_API void zh_arena_protect(struct zh_arena *arena, const struct zh_block *blocks, uint32_t count);
 
 /* The block around an offset in a segment. 0, or -ENOENT where there is none. */
 ZH_API int zh_arena_find(struct zh_arena *arena, uint32_t segment, uint64_t offset,

@@ -152,7 +152,7 @@ static int live(void *arg)
                 settle(next_pump, MS(1));
             }
             break;
-        case 'x': {
+        case 'b': {
             struct zh_segment_message bad = {.magic = ZH_LINK_MAGIC, .kind = 99};
             CHECK_EQ(zh_message_send(link->socket, &bad, sizeof(bad), NULL, 0), 0);
             break;
@@ -312,7 +312,7 @@ static void middle_errs(void)
     struct zh_block block;
     struct zh_link *link = chain(processes, 2, &block);
 
-    tell(&processes[0], 'x');
+    tell(&processes[0], 'b');
     CHECK(serve_until_dead(pump, link, SECONDS(5)));
     CHECK(!all_back(link, MS(5)));
     reuse();

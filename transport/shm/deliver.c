@@ -181,7 +181,7 @@ int zh_link_next_return(struct zh_link *link, struct zh_return *credit)
         }
     }
     if (taken > 0) {
-        zh_link_drop_segments(link);
+        (void)zh_link_drop_segments(link);
         zh_link_want_held(link);
     }
     atomic_store_explicit(&link->return_tail, tail, memory_order_relaxed);

@@ -127,8 +127,8 @@ void zh_link_want_held(struct zh_link *link);
 
 /* segments.c. With the lock held: the peer must know the segment before a record refers to it. */
 int zh_link_send_segment(struct zh_link *link, uint32_t id);
-/* Tell the peer which segments are gone. With the lock held. */
-void zh_link_drop_segments(struct zh_link *link);
+/* Tell the peer which segments are gone; false where its socket is full. With the lock held. */
+bool zh_link_drop_segments(struct zh_link *link);
 void zh_link_on_segment(struct zh_link *link, const struct zh_message *message);
 void zh_link_on_yours(struct zh_link *link, const struct zh_message *message);
 void zh_link_on_lifeline(struct zh_link *link, const struct zh_message *message);

@@ -311,7 +311,7 @@ int zh_link_send_segment(struct zh_link *link, uint32_t id)
         if (link->sent[i] == id)
             return 0;
     }
-    zh_link_drop_segments(link);
+    (void)zh_link_drop_segments(link);
     uint32_t *entry = free_entry(link->sent, ZH_ARENA_SEGMENTS);
     int fd = zh_arena_segment_fd(link->arena, id, &bytes);
     if (fd < 0 || entry == NULL)
@@ -359,7 +359,7 @@ int zh_link_share(struct zh_link *link, uint32_t id)
     if (zh_link_state(link) != ZH_LINK_OPEN)
         error = -EPIPE;
     if (error == 0) {
-        zh_link_drop_segments(link);
+        (void)zh_link_drop_segments(link);
         error = send_lifeline(link);
     }
     uint32_t *entry = free_entry(link->shared, ZH_SHARED_SEGMENTS);
@@ -386,21 +386,30 @@ static bool is_gone(uint32_t id)
     return gone;
 }
 
-void zh_link_drop_segments(struct zh_link *link)
+bool zh_link_drop_segments(struct zh_link *link)
 {
+    bool told = true;
     size_t bytes;
 
     for (int i = 0; i < ZH_ARENA_SEGMENTS; i++) {
         uint32_t id = link->sent[i];
-        if (id != 0 && zh_arena_segment_fd(link->arena, id, &bytes) < 0 &&
-            send_about(link, ZH_MSG_DROPPED, id, 0, 0, NULL, 0) == 0)
+        if (id == 0 || zh_arena_segment_fd(link->arena, id, &bytes) >= 0)
+            continue;
+        if (send_about(link, ZH_MSG_DROPPED, id, 0, 0, NULL, 0) == 0)
             link->sent[i] = 0;
+        else
+            told = false;
     }
     for (int i = 0; i < ZH_SHARED_SEGMENTS; i++) {
         uint32_t id = link->shared[i];
-        if (id != 0 && is_gone(id) && send_about(link, ZH_MSG_DROPPED, id, 0, 0, NULL, 0) == 0)
+        if (id == 0 || !is_gone(id))
+            continue;
+        if (send_about(link, ZH_MSG_DROPPED, id, 0, 0, NULL, 0) == 0)
             link->shared[i] = 0;
+        else
+            told = false;
     }
+    return told;
 }
 
 void zh_link_tidy(struct zh_link *link)
@@ -410,9 +419,9 @@ void zh_link_tidy(struct zh_link *link)
     uint32_t gone = zh_arena_given_back(link->arena) + zh_foreign_removed();
     if (atomic_load_explicit(&link->gone, memory_order_relaxed) == gone)
         return;
-    atomic_store_explicit(&link->gone, gone, memory_order_relaxed);
     pthread_mutex_lock(&link->lock);
-    if (zh_link_state(link) == ZH_LINK_OPEN)
-        zh_link_drop_segments(link);
+    /* Once more at the next sleep if the peer's socket is full. */
+    if (zh_link_state(link) != ZH_LINK_OPEN || zh_link_drop_segments(link))
+        atomic_store_explicit(&link->gone, gone, memory_order_relaxed);
     pthread_mutex_unlock(&link->lock);
 }

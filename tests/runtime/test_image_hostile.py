@@ -29,7 +29,7 @@ def uses(request, other):
     yield lambda: [bytes(part.more) + part.name.encode() for part in request.parts]
     yield lambda: [part.name for part in reversed(request.parts)]
     yield lambda: sum(request.numbers)
-    yield lambda: request.numbers[len(request.numbers) // 2]
+    yield lambda: request.numbers[len(request.numbers) // 2] if request.numbers else None
     yield lambda: list(memoryview(request.numbers))[:50]
     yield lambda: dict(request.counts)
     yield lambda: request.counts.get("a")

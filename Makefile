@@ -23,13 +23,13 @@ PIP_INSTALL := pip install --quiet --no-build-isolation --no-deps --force-reinst
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-c test-c-plain test-c-asan test-py soak bench lint format install venv clean distclean
+.PHONY: help demo test test-c test-c-plain test-c-asan test-py test-asan-python soak bench lint format install venv clean distclean
 
 help: ## What can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
-	@echo "  PYTHON=...         the Python >= 3.11 to make .venv with (default: python3)"
-	@echo "  MESON_ARGS=...     more options for the build of the package, as in MESON_ARGS=-Dfailpoints=true"
-	@echo "  PYTEST_ARGS=...    more arguments for pytest, as in PYTEST_ARGS='-k stats -x'"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
+	@echo "  PYTHON=...            the Python >= 3.11 to make .venv with (default: python3)"
+	@echo "  MESON_ARGS=...        more options for the build of the package, as in MESON_ARGS=-Dfailpoints=true"
+	@echo "  PYTEST_ARGS=...       more arguments for pytest, as in PYTEST_ARGS='-k stats -x'"
 
 # --- set-up ---------------------------------------------------------------------------------------
 
@@ -105,6 +105,19 @@ test-c: test-c-plain test-c-asan
 
 test-py: install ## The Python tests alone
 	$(BIN)/python -m pytest tests -q $(PYTEST_ARGS)
+
+# The extension and libzerohop under the sanitizers, in a Python that knows nothing of them.
+ASAN_PYTHON := build/asan-python
+
+test-asan-python: install ## Hostile peers and changed messages in Python, the C code under ASan and UBSan
+	pip install --quiet --no-build-isolation --no-deps --upgrade --target $(ASAN_PYTHON) \
+		-Cbuild-dir=build/py-asan -Csetup-args=-Dbuildtype=debugoptimized \
+		-Csetup-args=-Db_sanitize=address,undefined -Csetup-args=-Db_lundef=false .
+	PYTHONPATH=$(CURDIR)/$(ASAN_PYTHON) PYTHONMALLOC=malloc ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 \
+		UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+		$(BIN)/python -m pytest tests/runtime/test_image_hostile.py tests/runtime/test_image_changes.py \
+		-q $(PYTEST_ARGS)
 
 soak: install ## A soak of ZEROHOP_SOAK_SECONDS (60): random calls, kills and reconnects
 	ZEROHOP_SOAK_SECONDS=$${ZEROHOP_SOAK_SECONDS:-60} $(BIN)/python -m pytest tests/runtime/test_soak.py -q $(PYTEST_ARGS)

@@ -79,8 +79,8 @@ static void free_holds(void)
 /*
  * Commands: r, there is a record: hold it, look; h, hand it on to the next; o, back to where it
  * came from; x, it is too far to hand it on; l, look again; g, let go (whoever reads it further on
- * has); d, the one before is dead, close; t, the next one is dead; b, break the protocol with the one
- * before.
+ * has); d, the one before is dead, close; t, the next one is dead; b, break the protocol with the
+ * one before.
  */
 static int live(void *arg)
 {

@@ -1,12 +1,8 @@
 /* Repeated fields: a sequence over the array in the message. */
-#include "message.h"
+#include "repeated.h"
 
-typedef struct {
-    Container base;
-    uint32_t exports;
-} Repeated;
-
-static PyTypeObject *Repeated_Type, *RepeatedMessages_Type;
+PyTypeObject *Repeated_Type;
+static PyTypeObject *RepeatedMessages_Type;
 
 PyObject *repeated_get(Message *self, const Field *field)
 {
@@ -29,36 +25,7 @@ static void repeated_dealloc(Repeated *self)
     Py_DECREF((PyObject *)type);
 }
 
-/* The slot as it is now. */
-static struct zh_slot slot_of(Repeated *self)
-{
-    if (self->base.message->absent)
-        message_refresh(self->base.message);
-    return zh_load_slot(message_struct(self->base.message) + self->base.field->layout->offset);
-}
-
-static void set_slot(Repeated *self, struct zh_slot slot)
-{
-    memcpy(message_struct(self->base.message) + self->base.field->layout->offset, &slot,
-           sizeof(slot));
-}
-
-static size_t width_of(const Repeated *self)
-{
-    return self->base.field->layout->width;
-}
-
-/* The array for reading; NULL with an exception where it is not. */
-static const uint8_t *array_of(Repeated *self, struct zh_slot slot)
-{
-    return message_at(self->base.message, slot.ref, (uint64_t)slot.count * width_of(self));
-}
-
-/*
- * Room for `count` elements, in memory that nobody else reads; existing elements stay. 0, or -1
- * with an exception. The slot's count is not changed.
- */
-static int own_array(Repeated *self, uint32_t count)
+int repeated_own_array(Repeated *self, uint32_t count)
 {
     if (message_writable(self->base.message) != 0)
         return -1;
@@ -96,7 +63,7 @@ static int own_array(Repeated *self, uint32_t count)
     return 0;
 }
 
-static uint8_t *element(Repeated *self, uint32_t at)
+uint8_t *repeated_element(Repeated *self, uint32_t at)
 {
     struct zh_slot slot = slot_of(self);
     return zh_image_at(&self->base.message->root->image, slot.ref + (uint64_t)at * width_of(self));
@@ -112,18 +79,19 @@ static int put(Repeated *self, uint32_t at, PyObject *value)
     if (field->layout->width == 16) {
         struct zh_slot old = {0};
         if (at < slot_of(self).count)
-            old = zh_load_slot(element(self, at));
+            old = zh_load_slot(repeated_element(self, at));
         if (value_slot(self->base.message, field, value, old, &slot) != 0)
             return -1;
-        memcpy(element(self, at), &slot, sizeof(slot));
+        memcpy(repeated_element(self, at), &slot, sizeof(slot));
         return 0;
     }
     if (value_scalar(field, value, &bits) != 0)
         return -1;
     /* Python code of the value's may have sent the message. */
-    if (!PyFloat_CheckExact(value) && !PyLong_CheckExact(value) && own_array(self, at + 1) != 0)
+    if (!PyFloat_CheckExact(value) && !PyLong_CheckExact(value) &&
+        repeated_own_array(self, at + 1) != 0)
         return -1;
-    memcpy(element(self, at), &bits, field->layout->width);
+    memcpy(repeated_element(self, at), &bits, field->layout->width);
     return 0;
 }
 
@@ -131,7 +99,7 @@ static int append(Repeated *self, PyObject *value)
 {
     struct zh_slot slot = slot_of(self);
 
-    if (own_array(self, slot.count + 1) != 0 || put(self, slot.count, value) != 0)
+    if (repeated_own_array(self, slot.count + 1) != 0 || put(self, slot.count, value) != 0)
         return -1;
     slot = slot_of(self);
     slot.count++;
@@ -146,10 +114,10 @@ static Message *add(Repeated *self)
     Class *type = self->base.field->type;
     zh_ref ref;
 
-    if (own_array(self, slot.count + 1) != 0 ||
+    if (repeated_own_array(self, slot.count + 1) != 0 ||
         message_alloc(self->base.message, type->layout->size, &ref) == NULL)
         return NULL;
-    memcpy(element(self, slot.count), &ref, sizeof(ref));
+    memcpy(repeated_element(self, slot.count), &ref, sizeof(ref));
     slot = slot_of(self);
     slot.count++;
     set_slot(self, slot);
@@ -172,152 +140,6 @@ static int append_message(Repeated *self, PyObject *value)
         PyDict_Check(value) ? message_update(added, value) : message_copy(added, (Message *)value);
     Py_DECREF((PyObject *)added);
     return result;
-}
-
-/* --- arrays, copied whole
- * ------------------------------------------------------------------------- */
-
-static const char *format_of(uint8_t kind)
-{
-    switch (kind) {
-    case ZH_DOUBLE:
-        return "d";
-    case ZH_FLOAT:
-        return "f";
-    case ZH_INT64:
-    case ZH_SINT64:
-    case ZH_SFIXED64:
-        return "q";
-    case ZH_UINT64:
-    case ZH_FIXED64:
-        return "Q";
-    case ZH_UINT32:
-    case ZH_FIXED32:
-        return "I";
-    case ZH_BOOL:
-        return "?";
-    case ZH_STRING:
-    case ZH_BYTES:
-        return NULL;
-    default:
-        return "i";
-    }
-}
-
-/* What a format of one character is of, whatever its size: d for any real, q and Q for integers. */
-static char class_of_format(const char *format)
-{
-    /* '<' is native here: segments are little-endian, and so is every machine that maps them. */
-    if (*format == '@' || *format == '=' || *format == '<')
-        format++;
-    if (format[0] == 0 || format[1] != 0)
-        return 0;
-    if (strchr("bhilqn", *format) != NULL)
-        return 'q';
-    if (strchr("BHILQN", *format) != NULL)
-        return 'Q';
-    return *format == 'f' || *format == 'd' ? 'd' : *format == '?' ? '?' : 0;
-}
-
-/* May the field have whatever bits an element of its width has? (Of a bool, those it is made of.)
- */
-static bool takes_arrays(const struct zh_field *field)
-{
-    return field->kind != ZH_SUBMESSAGE && field->width < 16 &&
-           (field->flags & ZH_FIELD_CLOSED) == 0;
-}
-
-/* Room for `more` elements at the end, or NULL with an exception. */
-static uint8_t *room_behind(Repeated *self, uint64_t more)
-{
-    struct zh_slot slot = slot_of(self);
-
-    if (more > INT32_MAX || slot.count + more > INT32_MAX) {
-        PyErr_SetString(PyExc_ValueError, "a repeated field of more than 2 GiB");
-        return NULL;
-    }
-    if (own_array(self, slot.count + (uint32_t)more) != 0)
-        return NULL;
-    struct zh_slot now = slot_of(self);
-    if (now.count != slot.count || (now.count + more) * width_of(self) > now.room) {
-        PyErr_Format(PyExc_RuntimeError, "%U is being changed by another thread",
-                     self->base.field->cls->name);
-        return NULL;
-    }
-    return element(self, now.count);
-}
-
-/* `count` elements that lie at `from`, which may be a peer's memory, into the room behind. */
-static void put_behind(Repeated *self, uint8_t *to, const uint8_t *from, uint32_t count)
-{
-    size_t bytes = count * width_of(self);
-    struct zh_slot slot = slot_of(self);
-
-    memmove(to, from, bytes);
-    for (size_t i = 0; self->base.field->layout->kind == ZH_BOOL && i < bytes; i++)
-        to[i] = to[i] != 0; /* the copy is looked at: the original may be another by now */
-    slot.count += count;
-    set_slot(self, slot);
-    zh_stat_add(ZH_STAT_BYTES_BUILT, bytes);
-}
-
-/* 1: done; 0: the other field has elements of another type; -1 with an exception. */
-static int extend_by_field(Repeated *self, Repeated *other)
-{
-    const struct zh_field *ours = self->base.field->layout, *theirs = other->base.field->layout;
-    uint32_t count = slot_of(other).count;
-
-    if (!takes_arrays(ours) || theirs->width != ours->width ||
-        class_of_format(format_of(ours->kind)) != class_of_format(format_of(theirs->kind)))
-        return 0;
-    if (count == 0)
-        return 1;
-    uint8_t *to = room_behind(self, count);
-    if (to == NULL)
-        return -1;
-    /* It may have moved with that, if it is a field of the same message or this one. */
-    struct zh_slot slot = slot_of(other);
-    const uint8_t *from = array_of(other, slot);
-    if (from == NULL)
-        return -1;
-    put_behind(self, to, from, slot.count < count ? slot.count : count);
-    return 1;
-}
-
-/* The same for a buffer: 0 also if it is none, or not of one piece. */
-static int extend_by_buffer(Repeated *self, PyObject *values)
-{
-    const struct zh_field *field = self->base.field->layout;
-    Py_buffer view;
-    int result = 0;
-
-    if (!takes_arrays(field))
-        return 0;
-    if (PyObject_GetBuffer(values, &view, PyBUF_ND | PyBUF_FORMAT) != 0) {
-        if (!PyErr_ExceptionMatches(PyExc_Exception))
-            return -1;
-        PyErr_Clear();
-        return 0;
-    }
-    if (view.ndim == 1 && view.itemsize == field->width &&
-        class_of_format(view.format != NULL ? view.format : "B") ==
-            class_of_format(format_of(field->kind))) {
-        uint64_t count = (uint64_t)view.len / field->width;
-        uint8_t *to = count == 0 ? NULL : room_behind(self, count);
-        result = count == 0 || to != NULL ? 1 : -1;
-        if (to != NULL)
-            put_behind(self, to, view.buf, (uint32_t)count);
-    }
-    PyBuffer_Release(&view);
-    return result;
-}
-
-/* 1: done; 0: not an array that can be copied whole; -1 with an exception. */
-static int extend_by_array(Repeated *self, PyObject *values)
-{
-    if (TYPE_OF(values) == Repeated_Type)
-        return extend_by_field(self, (Repeated *)values);
-    return PyObject_CheckBuffer(values) ? extend_by_buffer(self, values) : 0;
 }
 
 static int extend_by_each(Repeated *self, PyObject *values)
@@ -345,7 +167,7 @@ static int extend_by_each(Repeated *self, PyObject *values)
 
 static int extend(Repeated *self, PyObject *values)
 {
-    int result = extend_by_array(self, values);
+    int result = repeated_extend_whole(self, values);
 
     if (result != 0)
         return result < 0 ? -1 : 0;
@@ -460,11 +282,11 @@ static int cut(Repeated *self, uint32_t at, uint32_t count)
         PyErr_SetString(PyExc_BufferError, "Existing exports of data: object cannot be re-sized");
         return -1;
     }
-    if (own_array(self, slot.count) != 0)
+    if (repeated_own_array(self, slot.count) != 0)
         return -1;
     slot = slot_of(self);
     size_t width = width_of(self);
-    uint8_t *array = element(self, 0);
+    uint8_t *array = repeated_element(self, 0);
     memmove(array + at * width, array + (at + count) * width, (slot.count - at - count) * width);
     memset(array + (slot.count - count) * width, 0, count * width);
     slot.count -= count;
@@ -530,7 +352,7 @@ static int repeated_assign(Repeated *self, PyObject *key, PyObject *value)
         PyErr_SetString(PyExc_TypeError, "messages cannot be assigned; use add() or append()");
         return -1;
     }
-    if (own_array(self, slot_of(self).count) != 0)
+    if (repeated_own_array(self, slot_of(self).count) != 0)
         return -1;
     return put(self, (uint32_t)at, value);
 }
@@ -573,7 +395,7 @@ static PyObject *py_append(Repeated *self, PyObject *value)
 static PyObject *py_extend(Repeated *self, PyObject *values)
 {
     if (values != Py_None) {
-        int result = extend_by_array(self, values);
+        int result = repeated_extend_whole(self, values);
         if (result == 0) {
             PyObject *list = PySequence_List(values); /* it may be this sequence */
             result = list == NULL ? -1 : extend(self, list);
@@ -612,7 +434,7 @@ static PyObject *py_insert(Repeated *self, PyObject *args)
         Py_RETURN_NONE;
     uint8_t moved[16];
     size_t width = width_of(self);
-    uint8_t *array = element(self, 0);
+    uint8_t *array = repeated_element(self, 0);
     memcpy(moved, array + (size_t)last * width, width);
     memmove(array + (size_t)(at + 1) * width, array + (size_t)at * width,
             (size_t)(last - at) * width);
@@ -678,7 +500,7 @@ static PyObject *reorder(Repeated *self, const char *method, PyObject *args, PyO
     size_t width = width_of(self);
     PyObject *result = NULL;
 
-    if (own_array(self, count) != 0)
+    if (repeated_own_array(self, count) != 0)
         return NULL;
     PyObject *list = as_list(self);
     PyObject *key = kwargs == NULL ? NULL : PyDict_GetItemString(kwargs, "key");
@@ -689,17 +511,17 @@ static PyObject *reorder(Repeated *self, const char *method, PyObject *args, PyO
     PyObject *call = before == NULL ? NULL : PyObject_GetAttrString(list, method);
     PyObject *done = call == NULL ? NULL : PyObject_Call(call, args, kwargs);
     /* Python code of the key's may have sent the message. */
-    bool owned = done != NULL && own_array(self, count) == 0;
+    bool owned = done != NULL && repeated_own_array(self, count) == 0;
     uint8_t *copy = owned ? malloc((size_t)count * width + 1) : NULL;
     if (copy != NULL && (uint32_t)repeated_length(self) == count && count > 0) {
         /* By identity: each object of `before` is one element. */
-        memcpy(copy, element(self, 0), (size_t)count * width);
+        memcpy(copy, repeated_element(self, 0), (size_t)count * width);
         bool *used = calloc(count, sizeof(bool));
         for (uint32_t i = 0; used != NULL && i < count; i++) {
             for (uint32_t j = 0; j < count; j++) {
                 if (!used[j] &&
                     PyList_GetItem(before, (Py_ssize_t)j) == PyList_GetItem(list, (Py_ssize_t)i)) {
-                    memcpy(element(self, i), copy + j * width, width);
+                    memcpy(repeated_element(self, i), copy + j * width, width);
                     used[j] = true;
                     break;
                 }
@@ -768,7 +590,7 @@ static PyObject *py_reserve(Repeated *self, PyObject *count)
         PyErr_SetString(PyExc_ValueError, "how many elements there shall be room for");
         return NULL;
     }
-    if (own_array(self, (uint32_t)wanted) != 0)
+    if (repeated_own_array(self, (uint32_t)wanted) != 0)
         return NULL;
     Py_RETURN_NONE;
 }
@@ -791,69 +613,6 @@ static PyObject *py_reduce(Repeated *self, PyObject *Py_UNUSED(ignored))
 {
     PyObject *list = as_list(self);
     return list == NULL ? NULL : Py_BuildValue("O(N)", &PyList_Type, list);
-}
-
-/* --- the buffer protocol
- * -------------------------------------------------------------------------- */
-
-static int repeated_getbuffer(PyObject *object, Py_buffer *view, int flags)
-{
-    static uint64_t nothing;
-    Repeated *self = (Repeated *)object;
-    const char *format = format_of(self->base.field->layout->kind);
-    Message *root = self->base.message->root;
-    bool writable = !root->readonly;
-
-    view->obj = NULL;
-    if (format == NULL || ((flags & PyBUF_WRITABLE) != 0 && !writable)) {
-        PyErr_SetString(PyExc_BufferError, format == NULL
-                                               ? "a repeated field of text or bytes is no array"
-                                               : "the message was received and is read-only");
-        return -1;
-    }
-    /* Whoever may write gets memory that no peer reads, and that does not move. */
-    if (writable && zh_image_settle(&root->image) != 0) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    if (writable && slot_of(self).count > 0 && own_array(self, slot_of(self).count) != 0)
-        return -1;
-    struct zh_slot slot = slot_of(self);
-    const uint8_t *array = slot.count == 0 ? (const uint8_t *)&nothing : array_of(self, slot);
-    if (array == NULL)
-        return -1;
-    Py_ssize_t *dimensions = PyMem_Malloc(2 * sizeof(Py_ssize_t));
-    if (dimensions == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    size_t width = width_of(self);
-    dimensions[0] = (Py_ssize_t)slot.count;
-    dimensions[1] = (Py_ssize_t)width;
-    *view = (Py_buffer){
-        .buf = (void *)(uintptr_t)array,
-        .obj = Py_NewRef(object),
-        .len = (Py_ssize_t)(slot.count * width),
-        .itemsize = (Py_ssize_t)width,
-        .readonly = !writable,
-        .ndim = 1,
-        .format = (flags & PyBUF_FORMAT) != 0 ? (char *)(uintptr_t)format : NULL,
-        .shape = (flags & PyBUF_ND) != 0 ? &dimensions[0] : NULL,
-        .strides = (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? &dimensions[1] : NULL,
-        .internal = dimensions,
-    };
-    self->exports++;
-    root->exports++;
-    return 0;
-}
-
-static void repeated_releasebuffer(PyObject *object, Py_buffer *view)
-{
-    Repeated *self = (Repeated *)object;
-
-    PyMem_Free(view->internal);
-    self->exports--;
-    self->base.message->root->exports--;
 }
 
 /* --- the types

@@ -46,6 +46,7 @@ struct zh_arena {
     uint32_t next_id;
     uint32_t count;
     _Atomic uint32_t given_back;
+    bool spare; /* more than one segment is empty, for now */
     struct arena_segment *segments[ZH_ARENA_SEGMENTS];
 };
 
@@ -316,17 +317,20 @@ static int commit(struct zh_arena *arena, size_t bytes, uint32_t pages, struct z
 
 /*
  * Hysteresis: of the empty segments one stays, the largest that an arena makes of itself, so that a
- * block that comes and goes does not take its segment along each time. With the lock held: take out
- * the one to give back to the system; NULL when there is none.
+ * block that comes and goes does not take its segment along each time; and of the others as much as
+ * is in use, for what comes as the next of its kind when that goes. With the lock held: take out
+ * one to give back to the system; NULL when there is none.
  */
 static struct arena_segment *surplus(struct zh_arena *arena)
 {
     uint32_t keep = NONE, give = NONE;
+    uint64_t empty = 0;
 
     for (uint32_t i = 0; i < arena->count; i++) {
         const struct arena_segment *s = arena->segments[i];
         if (s->used_pages != 0)
             continue;
+        empty += s->memory.size;
         if (keep == NONE) {
             keep = i;
             continue;
@@ -340,9 +344,21 @@ static struct arena_segment *surplus(struct zh_arena *arena)
             give = i;
         }
     }
-    if (give == NONE)
-        return NULL;
-    return take_out(arena, give);
+    arena->spare = give != NONE && empty - arena->segments[keep]->memory.size <= arena->used;
+    return give == NONE || arena->spare ? NULL : take_out(arena, give);
+}
+
+/* Give back all that is too much. */
+static void trim(struct zh_arena *arena)
+{
+    struct arena_segment *empty;
+
+    do {
+        pthread_mutex_lock(&arena->lock);
+        empty = surplus(arena);
+        pthread_mutex_unlock(&arena->lock);
+        segment_free(empty);
+    } while (empty != NULL);
 }
 
 /* With the lock held: is so little left that the next segment should be on its way? */
@@ -354,7 +370,6 @@ static bool wants_ahead(const struct zh_arena *arena)
 static void *commit_ahead(void *context)
 {
     struct zh_arena *arena = context;
-    struct arena_segment *empty = NULL;
 
     pthread_mutex_lock(&arena->grow);
     pthread_mutex_lock(&arena->lock);
@@ -363,12 +378,11 @@ static void *commit_ahead(void *context)
     /* Near the limit only what is asked for is committed. */
     if (bytes >= ZH_ARENA_FIRST_SEGMENT)
         (void)commit(arena, bytes, 0, NULL);
+    trim(arena); /* others may have emptied theirs meanwhile */
     pthread_mutex_lock(&arena->lock);
-    empty = surplus(arena); /* others may have emptied theirs meanwhile */
     arena->ahead_runs = false;
     pthread_mutex_unlock(&arena->lock);
     pthread_mutex_unlock(&arena->grow);
-    segment_free(empty);
     return NULL;
 }
 
@@ -474,7 +488,7 @@ void zh_arena_protect(struct zh_arena *arena, const struct zh_block *blocks, uin
 
 int zh_arena_unref(struct zh_arena *arena, uint32_t segment, uint32_t page)
 {
-    struct arena_segment *empty = NULL;
+    bool less = false;
 
     pthread_mutex_lock(&arena->lock);
     struct arena_segment *s = find(arena, segment);
@@ -487,11 +501,11 @@ int zh_arena_unref(struct zh_arena *arena, uint32_t segment, uint32_t page)
             unprotect(s, page);
         arena->used -= (uint64_t)s->tag[page] * ZH_PAGE;
         segment_give(s, page);
-        if (s->used_pages == 0)
-            empty = surplus(arena);
+        less = s->used_pages == 0 || arena->spare;
     }
     pthread_mutex_unlock(&arena->lock);
-    segment_free(empty);
+    if (less)
+        trim(arena);
     return 0;
 }
 

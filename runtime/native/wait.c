@@ -243,9 +243,8 @@ static int sleep_in_epoll(Pump *pump, struct zh_event *events, uint64_t until, b
                 zh_pump_disarm(pump->pump);
         }
     Py_END_ALLOW_THREADS
-    /* Had we spun on, we would have seen it: so next time do. Two wake-ups, ours and the peer's,
-     * may be what made it this long. */
-    if (n > 0 && zh_now() - start < 3 * SPIN_NS)
+    /* Had we spun on, we would have seen it: so next time do. */
+    if (n > 0 && zh_now() - start < SPIN_NS)
         pump->spin_ns = spin_limit();
     return n;
 }

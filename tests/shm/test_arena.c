@@ -257,6 +257,32 @@ static void empty_segments(void)
     zh_arena_destroy(arena);
 }
 
+/* As much as is in use stays empty for what follows, and goes when that is less. */
+static void spare_segments(void)
+{
+    struct zh_arena *arena = zh_arena_create(30 * MIB); /* nothing is committed ahead of need */
+    struct zh_block first, b, c, d, small;
+
+    CHECK_EQ(zh_arena_alloc(arena, 2 * MIB, true, &first), 0);
+    CHECK_EQ(zh_arena_alloc(arena, 4 * MIB, true, &b), 0);
+    CHECK_EQ(zh_arena_alloc(arena, 8 * MIB, true, &c), 0);
+    CHECK_EQ(zh_arena_alloc(arena, 15 * MIB, true, &d), 0);
+    CHECK_EQ(zh_arena_alloc(arena, 1 * MIB, false, &small), 0);
+    CHECK_EQ(small.segment, d.segment);
+    CHECK_EQ(zh_arena_unref(arena, b.segment, b.page), 0);
+    CHECK_EQ(zh_arena_unref(arena, c.segment, c.page), 0);
+    CHECK_EQ(usage_of(arena).committed, 30 * MIB);
+    CHECK_EQ(zh_arena_alloc(arena, 4 * MIB, false, &b), 0);
+    CHECK_EQ(zh_arena_unref(arena, b.segment, b.page), 0);
+    CHECK_EQ(usage_of(arena).committed, 30 * MIB);
+    /* No segment runs empty, but 3 MiB are not 4. */
+    CHECK_EQ(zh_arena_unref(arena, d.segment, d.page), 0);
+    CHECK_EQ(usage_of(arena).committed, 26 * MIB);
+    CHECK_EQ(zh_arena_unref(arena, small.segment, small.page), 0);
+    CHECK_EQ(usage_of(arena).committed, 18 * MIB);
+    zh_arena_destroy(arena);
+}
+
 static void references(void)
 {
     struct zh_arena *arena = zh_arena_create(4 * MIB);
@@ -422,6 +448,7 @@ int main(void)
     growing();
     ahead();
     empty_segments();
+    spare_segments();
     limits();
     coalescing();
     random_work(1, SANITIZED ? 30000 : 150000, 12 * MIB);

@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include "check.h"
+#include "image/wire_internal.h"
 
 struct zh_layout thing, hollow, wide;
 static struct zh_layout entries[5];
@@ -47,6 +48,7 @@ static void lay_out(struct zh_layout *layout, struct zh_field *fields, uint16_t 
     for (uint16_t i = 0; i < count; i++) {
         struct zh_field *f = &fields[i];
         f->width = width_of(f);
+        f->tag = zh_tag(f->number, zh_wire_types[f->kind]);
         f->unit = f->label >= ZH_REPEATED ? 16 : f->width;
         if ((f->flags & ZH_FIELD_CLOSED) != 0) {
             f->values = closed;

@@ -86,8 +86,8 @@ static inline const uint8_t *read_tag(const uint8_t *p, const uint8_t *end, uint
     return after;
 }
 
-/* A length and the bytes that it counts: returns their beginning. */
-static inline const uint8_t *read_length(const uint8_t *p, const uint8_t *end, size_t *bytes)
+static __attribute__((noinline)) const uint8_t *read_long_length(const uint8_t *p,
+                                                                 const uint8_t *end, size_t *bytes)
 {
     const uint8_t *begin = p;
     uint64_t value;
@@ -100,6 +100,16 @@ static inline const uint8_t *read_length(const uint8_t *p, const uint8_t *end, s
         return NULL;
     *bytes = (size_t)value;
     return p;
+}
+
+/* A length and the bytes that it counts: returns their beginning. */
+static inline const uint8_t *read_length(const uint8_t *p, const uint8_t *end, size_t *bytes)
+{
+    if (ZH_LIKELY(p < end && *p < 0x80)) {
+        *bytes = *p++;
+        return ZH_LIKELY(*bytes <= (size_t)(end - p)) ? p : NULL;
+    }
+    return read_long_length(p, end, bytes);
 }
 
 static inline uint32_t unzigzag32(uint64_t value)
@@ -230,7 +240,7 @@ static bool keep_stray(struct decoder *d, struct frame *f, const struct zh_field
                        uint64_t number)
 {
     uint8_t bytes[ZH_TAG_MOST + ZH_VARINT_MOST];
-    size_t count = put_varint(bytes, zh_tag(field, ZH_WIRE_VARINT));
+    size_t count = put_varint(bytes, zh_tag(field->number, ZH_WIRE_VARINT));
 
     count += put_varint(bytes + count, number);
     return keep(d, f, bytes, count);
@@ -311,18 +321,30 @@ static const uint8_t *text_field(struct decoder *d, struct frame *f, const struc
     p = read_length(p, end, &bytes);
     if (ZH_UNLIKELY(p == NULL))
         return fail(d, -EBADMSG);
-    if ((field->flags & ZH_FIELD_UTF8) != 0 && ZH_UNLIKELY(!zh_utf8_valid(p, bytes)))
-        return fail(d, -EILSEQ);
     size_t room = (bytes + 7) & ~(size_t)7;
-    if (bytes > 0) {
-        uint8_t *to = zh_image_alloc_raw(d->image, room, &ref);
-        if (ZH_UNLIKELY(to == NULL))
-            return fail(d, -ENOMEM);
-        memcpy(to, p, bytes);
-        d->copied += bytes;
-        if (room >= ZH_IMAGE_BLOB) /* else it was zeroed */
+    bool text = (field->flags & ZH_FIELD_UTF8) != 0;
+    if (bytes > ZH_SHORT) {
+        if (text && ZH_UNLIKELY(!zh_utf8_valid(p, bytes)))
+            return fail(d, -EILSEQ);
+        uint8_t *to = zh_image_take(d->image, room, &ref);
+        if (ZH_UNLIKELY(to == NULL)) {
+            to = zh_image_alloc_raw(d->image, room, &ref);
+            if (to == NULL)
+                return fail(d, -ENOMEM);
             memset(to + bytes, 0, room - bytes);
+        }
+        memcpy(to, p, bytes);
+    } else if (bytes > 0) {
+        uint8_t *to = zh_image_take(d->image, room, &ref);
+        if (ZH_UNLIKELY(to == NULL)) {
+            to = zh_image_alloc_raw(d->image, room, &ref);
+            if (to == NULL)
+                return fail(d, -ENOMEM);
+        }
+        if (ZH_UNLIKELY(!zh_copy_short(to, p, bytes)) && text && !zh_utf8_valid(p, bytes))
+            return fail(d, -EILSEQ);
     }
+    d->copied += bytes;
     uint8_t *slot = place(d, f, field);
     if (ZH_UNLIKELY(slot == NULL))
         return NULL;
@@ -333,10 +355,13 @@ static const uint8_t *text_field(struct decoder *d, struct frame *f, const struc
 /* A new struct. */
 static inline uint8_t *new_struct(struct decoder *d, const struct zh_layout *layout, zh_ref *ref)
 {
-    uint8_t *at = zh_image_alloc(d->image, layout->size, ref);
+    uint8_t *at = zh_image_take(d->image, layout->size, ref);
 
-    if (ZH_UNLIKELY(at == NULL))
-        fail(d, -ENOMEM);
+    if (ZH_UNLIKELY(at == NULL)) {
+        at = zh_image_alloc(d->image, layout->size, ref);
+        if (at == NULL)
+            fail(d, -ENOMEM);
+    }
     return at;
 }
 
@@ -563,7 +588,7 @@ static const uint8_t *packed_field(struct decoder *d, struct frame *f, const str
 {
     uint8_t *slot = f->at + field->offset;
     uint32_t count = zh_load32(slot + 8);
-    bool fixed = zh_wire_types[field->kind] != ZH_WIRE_VARINT;
+    bool fixed = zh_wire_type(field) != ZH_WIRE_VARINT;
     size_t bytes, more;
 
     p = read_length(p, end, &bytes);
@@ -601,7 +626,7 @@ static const uint8_t *packed_field(struct decoder *d, struct frame *f, const str
 
 static inline bool packable(const struct zh_field *field)
 {
-    return field->label == ZH_REPEATED && zh_wire_types[field->kind] != ZH_WIRE_BYTES;
+    return field->label == ZH_REPEATED && zh_wire_type(field) != ZH_WIRE_BYTES;
 }
 
 /* A value of one byte or of 4 or 8, in the form that the image has. */
@@ -695,20 +720,20 @@ static const uint8_t *decode_message(struct decoder *d, const struct zh_layout *
     while (p < end) {
         const uint8_t *start = p;
         const struct zh_field *field = next;
-        uint32_t tag;
+        uint32_t tag = *p++;
 
-        p = read_tag(p, end, &tag);
-        if (ZH_UNLIKELY(p == NULL))
-            return fail(d, -EBADMSG);
+        if (ZH_UNLIKELY(tag >= 0x80)) {
+            p = read_tag(start, end, &tag);
+            if (ZH_UNLIKELY(p == NULL))
+                return fail(d, -EBADMSG);
+        }
         /* Mostly the field that follows, or another element of the same. */
-        if (ZH_UNLIKELY(next >= last || next->number != tag >> 3))
+        if (ZH_UNLIKELY(next >= last || next->tag != tag))
             field = find_field(layout, tag >> 3);
-        if (ZH_UNLIKELY(field == NULL)) {
-            p = unknown_field(d, &f, tag, start, p, end);
-        } else if (ZH_LIKELY(zh_wire_types[field->kind] == (tag & 7))) {
+        if (ZH_LIKELY(field != NULL && field->tag == tag)) {
             next = field + (field->label < ZH_REPEATED);
             p = known_field(d, &f, field, start, p, end);
-        } else if ((tag & 7) == ZH_WIRE_BYTES && packable(field)) {
+        } else if (field != NULL && (tag & 7) == ZH_WIRE_BYTES && packable(field)) {
             next = field + 1;
             p = packed_field(d, &f, field, p, end);
         } else {

@@ -15,6 +15,7 @@
 #include "wire_internal.h"
 
 #define FIRST_ROOM 1024u
+#define GROW_FAST 65536u
 #define CHUNK 64u /* elements of a packed array for which room is reserved at once */
 
 struct encoder {
@@ -25,6 +26,11 @@ struct encoder {
     int depth; /* how many more messages may lie in each other */
     int error;
     bool sorted;
+    /* What was found last: `near_bytes` from the reference `near` on. Of memory that is not of one
+     * image of our own, the root alone. */
+    zh_ref near;
+    const uint8_t *near_data;
+    uint64_t near_bytes;
 };
 
 uint32_t zh_image_steps = UINT32_C(1) << 27;
@@ -39,18 +45,44 @@ static __attribute__((noinline, cold)) uint8_t *fail(struct encoder *e, int erro
     return NULL;
 }
 
+/* --- references ------------------------------------------------------------------------------- */
+
+static __attribute__((noinline)) const uint8_t *find_far(struct encoder *e, zh_ref ref,
+                                                         uint64_t bytes)
+{
+    const struct zh_image_block *block = zh_space_block(e->space, ref);
+
+    if (block == NULL)
+        return zh_space_at(e->space, ref, bytes);
+    e->near = block->ref;
+    e->near_data = block->data;
+    e->near_bytes = block->bytes;
+    return bytes <= block->bytes - (ref - block->ref) ? block->data + (ref - block->ref) : NULL;
+}
+
+/* `bytes` bytes (at least 1) at `ref`, or NULL where they are not. */
+static inline const uint8_t *find(struct encoder *e, zh_ref ref, uint64_t bytes)
+{
+    uint64_t offset = ref - e->near;
+
+    if (ZH_LIKELY(offset < e->near_bytes && bytes <= e->near_bytes - offset))
+        return e->near_data + offset;
+    return find_far(e, ref, bytes);
+}
+
 /* --- room ------------------------------------------------------------------------------------- */
 
 static __attribute__((noinline)) uint8_t *grow(struct encoder *e, uint8_t *p, size_t bytes)
 {
-    size_t used = (size_t)(e->end - p), room = (size_t)(e->end - e->memory) * 2;
+    size_t used = (size_t)(e->end - p), room = (size_t)(e->end - e->memory);
     /* A little beyond the limit, for what is reserved and then not needed. */
     const size_t most = ZH_IMAGE_MOST + CHUNK * (size_t)ZH_VARINT_MOST;
 
     if (bytes > most - used)
         return fail(e, -EMSGSIZE);
-    while (room < used + bytes)
-        room *= 2;
+    do
+        room *= room < GROW_FAST ? 4 : 2;
+    while (room < used + bytes);
     if (room > most)
         room = most;
     uint8_t *memory = malloc(room);
@@ -108,9 +140,10 @@ static inline uint8_t *put_varint(uint8_t *p, uint64_t value)
     return p;
 }
 
-static inline uint8_t *put_tag(uint8_t *p, const struct zh_field *field, uint32_t wire_type)
+/* For one element. */
+static inline uint8_t *put_tag(uint8_t *p, const struct zh_field *field)
 {
-    return put_varint(p, zh_tag(field, wire_type));
+    return put_varint(p, field->tag);
 }
 
 static inline uint8_t *put_fixed32(uint8_t *p, uint32_t value)
@@ -150,11 +183,10 @@ static inline uint64_t load_bool(const uint8_t *from)
 
 /* --- values ----------------------------------------------------------------------------------- */
 
-/* Text or bytes, without tag and length; with room for both. */
-static uint8_t *put_bytes(struct encoder *e, const struct zh_field *field, struct zh_slot slot,
-                          uint8_t *p)
+/* Text or bytes, at least one, without tag and length; with room for both. */
+static inline uint8_t *put_bytes(struct encoder *e, bool text, struct zh_slot slot, uint8_t *p)
 {
-    const uint8_t *from = zh_space_slot(e->space, slot, 1);
+    const uint8_t *from = find(e, slot.ref, slot.count);
 
     if (ZH_UNLIKELY(from == NULL))
         return fail(e, -EFAULT);
@@ -162,23 +194,26 @@ static uint8_t *put_bytes(struct encoder *e, const struct zh_field *field, struc
     if (ZH_UNLIKELY(p == NULL))
         return NULL;
     p -= slot.count;
-    memcpy(p, from, slot.count);
+    if (slot.count <= ZH_SHORT)
+        text = !zh_copy_short(p, from, slot.count) && text;
+    else
+        memcpy(p, from, slot.count);
     /* The copy is what is looked at: the original may be another by now. */
-    if (field != NULL && (field->flags & ZH_FIELD_UTF8) != 0 &&
-        ZH_UNLIKELY(!zh_utf8_valid(p, slot.count)))
+    if (ZH_UNLIKELY(text && !zh_utf8_valid(p, slot.count)))
         return fail(e, -EILSEQ);
     return p;
 }
 
-static uint8_t *put_text(struct encoder *e, const struct zh_field *field, const uint8_t *from,
+static uint8_t *put_text(struct encoder *e, const struct zh_field *field, struct zh_slot slot,
                          uint8_t *p)
 {
-    struct zh_slot slot = zh_load_slot(from);
-
-    p = put_bytes(e, field, slot, p);
+    if (slot.count > 0)
+        p = put_bytes(e, (field->flags & ZH_FIELD_UTF8) != 0, slot, p);
+    else
+        p = reserve(e, p, ZH_TAG_MOST + ZH_VARINT_MOST);
     if (ZH_UNLIKELY(p == NULL))
         return NULL;
-    return put_tag(put_varint(p, slot.count), field, ZH_WIRE_BYTES);
+    return put_tag(put_varint(p, slot.count), field);
 }
 
 /* The struct at a reference with tag and length. Reference 0 is an empty one. */
@@ -187,7 +222,7 @@ static uint8_t *put_message(struct encoder *e, const struct zh_field *field, zh_
     size_t before = written(e, p);
 
     if (ref != 0) {
-        const uint8_t *at = zh_space_at(e->space, ref, field->type->size);
+        const uint8_t *at = find(e, ref, field->type->size);
         if (ZH_UNLIKELY(at == NULL))
             return fail(e, -EFAULT);
         if (ZH_UNLIKELY(e->depth == 0))
@@ -200,31 +235,27 @@ static uint8_t *put_message(struct encoder *e, const struct zh_field *field, zh_
     }
     size_t bytes = written(e, p) - before;
     p = reserve(e, p, ZH_TAG_MOST + ZH_VARINT_MOST);
-    return ZH_UNLIKELY(p == NULL) ? NULL : put_tag(put_varint(p, bytes), field, ZH_WIRE_BYTES);
+    return ZH_UNLIKELY(p == NULL) ? NULL : put_tag(put_varint(p, bytes), field);
 }
 
-/* One value, which is at `from`, with its tag. */
+/* One value, which is at `from`, with its tag. Zero and an absent message only if it is `set`. */
 static inline uint8_t *put_value(struct encoder *e, const struct zh_field *field,
-                                 const uint8_t *from, uint8_t *p)
+                                 const uint8_t *from, bool set, uint8_t *p)
 {
+    struct zh_slot slot;
     uint64_t value;
 
-    if (field->width == 16)
-        return put_text(e, field, from, p);
-    if (field->kind == ZH_SUBMESSAGE)
-        return put_message(e, field, zh_load64(from), p);
-    p = reserve(e, p, ZH_TAG_MOST + ZH_VARINT_MOST);
-    if (ZH_UNLIKELY(p == NULL))
-        return NULL;
     switch (field->kind) {
+    case ZH_STRING:
+    case ZH_BYTES:
+        slot = zh_load_slot(from);
+        return set || slot.count > 0 ? put_text(e, field, slot, p) : p;
+    case ZH_SUBMESSAGE:
+        value = zh_load64(from);
+        return set || value != 0 ? put_message(e, field, value, p) : p;
     case ZH_DOUBLE:
     case ZH_FIXED64:
     case ZH_SFIXED64:
-        return put_tag(put_fixed64(p, zh_load64(from)), field, ZH_WIRE_FIXED64);
-    case ZH_FLOAT:
-    case ZH_FIXED32:
-    case ZH_SFIXED32:
-        return put_tag(put_fixed32(p, zh_load32(from)), field, ZH_WIRE_FIXED32);
     case ZH_INT64:
     case ZH_UINT64:
         value = zh_load64(from);
@@ -232,6 +263,9 @@ static inline uint8_t *put_value(struct encoder *e, const struct zh_field *field
     case ZH_SINT64:
         value = load_sint64(from);
         break;
+    case ZH_FLOAT:
+    case ZH_FIXED32:
+    case ZH_SFIXED32:
     case ZH_UINT32:
         value = zh_load32(from);
         break;
@@ -244,7 +278,22 @@ static inline uint8_t *put_value(struct encoder *e, const struct zh_field *field
     default:
         value = load_int32(from);
     }
-    return put_tag(put_varint(p, value), field, ZH_WIRE_VARINT);
+    if (!set && value == 0)
+        return p;
+    p = reserve(e, p, ZH_TAG_MOST + ZH_VARINT_MOST);
+    if (ZH_UNLIKELY(p == NULL))
+        return NULL;
+    switch (zh_wire_type(field)) {
+    case ZH_WIRE_VARINT:
+        p = put_varint(p, value);
+        break;
+    case ZH_WIRE_FIXED64:
+        p = put_fixed64(p, value);
+        break;
+    default:
+        p = put_fixed32(p, (uint32_t)value);
+    }
+    return put_tag(p, field);
 }
 
 /* --- arrays ----------------------------------------------------------------------------------- */
@@ -306,7 +355,7 @@ static uint8_t *put_packed(struct encoder *e, const struct zh_field *field, cons
 {
     size_t before = written(e, p);
 
-    if (zh_wire_types[field->kind] == ZH_WIRE_VARINT) {
+    if (zh_wire_type(field) == ZH_WIRE_VARINT) {
         p = pack_varints(e, field, from + (size_t)count * field->width, count, p);
         if (ZH_UNLIKELY(p == NULL))
             return NULL;
@@ -321,13 +370,13 @@ static uint8_t *put_packed(struct encoder *e, const struct zh_field *field, cons
     }
     if (ZH_UNLIKELY(p == NULL))
         return NULL;
-    return put_tag(put_varint(p, written(e, p) - before), field, ZH_WIRE_BYTES);
+    return put_varint(put_varint(p, written(e, p) - before), zh_tag(field->number, ZH_WIRE_BYTES));
 }
 
 static uint8_t *put_array(struct encoder *e, const struct zh_field *field, struct zh_slot slot,
                           uint8_t *p)
 {
-    const uint8_t *from = zh_space_slot(e->space, slot, field->width);
+    const uint8_t *from = find(e, slot.ref, (uint64_t)slot.count * field->width);
 
     if (ZH_UNLIKELY(from == NULL))
         return fail(e, -EFAULT);
@@ -339,7 +388,7 @@ static uint8_t *put_array(struct encoder *e, const struct zh_field *field, struc
             zh_ref ref = zh_load64(element);
             p = ref == 0 ? fail(e, -EFAULT) : put_message(e, field, ref, p);
         } else if (field->width < 16 || step(e, 1)) {
-            p = put_value(e, field, element, p);
+            p = put_value(e, field, element, true, p);
         } else {
             p = NULL;
         }
@@ -353,7 +402,7 @@ static uint8_t *put_array(struct encoder *e, const struct zh_field *field, struc
 static uint8_t *put_entry(struct encoder *e, const struct zh_field *field, zh_ref ref, uint8_t *p)
 {
     const struct zh_layout *type = field->type;
-    const uint8_t *at = ref == 0 ? NULL : zh_space_at(e->space, ref, type->size);
+    const uint8_t *at = ref == 0 ? NULL : find(e, ref, type->size);
     size_t before = written(e, p);
 
     if (ZH_UNLIKELY(at == NULL))
@@ -364,20 +413,20 @@ static uint8_t *put_entry(struct encoder *e, const struct zh_field *field, zh_re
         return NULL;
     e->depth--;
     for (uint32_t i = type->field_count; i-- > 0;) {
-        p = put_value(e, &type->fields[i], at + type->fields[i].offset, p);
+        p = put_value(e, &type->fields[i], at + type->fields[i].offset, true, p);
         if (ZH_UNLIKELY(p == NULL))
             return NULL;
     }
     e->depth++;
     size_t bytes = written(e, p) - before;
     p = reserve(e, p, ZH_TAG_MOST + ZH_VARINT_MOST);
-    return ZH_UNLIKELY(p == NULL) ? NULL : put_tag(put_varint(p, bytes), field, ZH_WIRE_BYTES);
+    return ZH_UNLIKELY(p == NULL) ? NULL : put_tag(put_varint(p, bytes), field);
 }
 
 static uint8_t *put_map(struct encoder *e, const struct zh_field *field, struct zh_slot slot,
                         uint8_t *p)
 {
-    const uint8_t *from = zh_space_slot(e->space, slot, 8);
+    const uint8_t *from = find(e, slot.ref, (uint64_t)slot.count * 8);
     zh_ref *order;
 
     if (ZH_UNLIKELY(from == NULL))
@@ -422,26 +471,25 @@ static inline uint8_t *put_field(struct encoder *e, const struct zh_field *field
             return p;
         break;
     default:
-        /* If a peer changes the value behind this look at it, zero is written: no harm. */
-        if (!zh_field_nonzero(field, from))
-            return p;
+        return put_value(e, field, from, false, p);
     }
-    if (field->kind == ZH_SUBMESSAGE) {
-        zh_ref ref = zh_load64(from);
-        return ref == 0 ? p : put_message(e, field, ref, p);
-    }
-    return put_value(e, field, from, p);
+    /* Of a oneof, a message that is not there is none. */
+    return put_value(e, field, from, field->kind != ZH_SUBMESSAGE, p);
+}
+
+static __attribute__((noinline)) uint8_t *put_unknown(struct encoder *e, struct zh_slot slot,
+                                                      uint8_t *p)
+{
+    return slot.count > 0 ? put_bytes(e, false, slot, p) : p;
 }
 
 static uint8_t *encode_struct(struct encoder *e, const struct zh_layout *layout, const uint8_t *at,
                               uint8_t *p)
 {
-    struct zh_slot unknown = zh_load_slot(at + ZH_UNKNOWN_AT);
-
     if (!step(e, zh_steps(layout)))
         return NULL;
-    if (ZH_UNLIKELY(unknown.count > 0)) {
-        p = put_bytes(e, NULL, unknown, p);
+    if (ZH_UNLIKELY(zh_load32(at + ZH_UNKNOWN_AT + 8) > 0)) {
+        p = put_unknown(e, zh_load_slot(at + ZH_UNKNOWN_AT), p);
         if (p == NULL)
             return NULL;
     }
@@ -459,6 +507,12 @@ int zh_wire_encode(const struct zh_space *space, const struct zh_layout *layout,
 {
     struct encoder e = {
         .space = space, .depth = ZH_IMAGE_DEPTH, .sorted = sorted, .steps = zh_image_steps};
+
+    if (space->root_bytes > 0) { /* reference 0 is none */
+        e.near = 1;
+        e.near_data = space->root + 1;
+        e.near_bytes = space->root_bytes - 1;
+    }
 
     e.memory = malloc(FIRST_ROOM);
     if (e.memory == NULL)

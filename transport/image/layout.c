@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "zerohop/image.h"
+#include "wire_internal.h"
 
 #define HEADER_BYTES 32u
 #define MESSAGE_BYTES 24u
@@ -123,6 +123,7 @@ static bool parse_field(struct parser *p, const uint8_t *at, const struct zh_lay
         return fails(p, "a field's number is out of range");
     if (field->width == 0 || field->label > ZH_MAP || at[7] != 0 || zh_load64(at + 24) != 0)
         return fails(p, "a field of an unknown kind or label");
+    field->tag = zh_tag(field->number, zh_wire_types[field->kind]);
     field->unit = field->label >= ZH_REPEATED ? 16 : field->width;
     uint32_t align = field->unit == 16 ? 8 : field->unit;
     uint32_t begin = ZH_PRESENCE_AT + 4 * ((layout->bits + 31u) / 32 + layout->oneofs);

@@ -20,7 +20,7 @@ static inline int64_t size_varint(uint64_t value)
 
 static inline int64_t size_tag(const struct zh_field *field)
 {
-    return size_varint(zh_tag(field, 0));
+    return size_varint(field->tag);
 }
 
 /* So many bytes with their length before them. */
@@ -112,7 +112,7 @@ static int64_t size_array(struct sizer *s, const struct zh_field *field, const u
     struct zh_slot slot = zh_load_slot(at);
     const uint8_t *from = zh_space_slot(s->space, slot, field->width);
     bool packed = (field->flags & ZH_FIELD_PACKED) != 0;
-    bool fixed = field->kind == ZH_BOOL || zh_wire_types[field->kind] != ZH_WIRE_VARINT;
+    bool fixed = field->kind == ZH_BOOL || zh_wire_type(field) != ZH_WIRE_VARINT;
     int64_t sum = 0, bytes;
 
     if (slot.count == 0)

@@ -32,9 +32,14 @@ static const uint8_t zh_wire_types[19] = {
     [ZH_SFIXED64] = ZH_WIRE_FIXED64,
 };
 
-static inline uint32_t zh_tag(const struct zh_field *field, uint32_t wire_type)
+static inline uint32_t zh_tag(uint32_t number, uint32_t wire_type)
 {
-    return field->number << 3 | wire_type;
+    return number << 3 | wire_type;
+}
+
+static inline uint32_t zh_wire_type(const struct zh_field *field)
+{
+    return field->tag & 7;
 }
 
 /* Where a presence bit is. */
@@ -89,6 +94,43 @@ static inline void zh_store_slot(uint8_t *to, zh_ref ref, uint32_t count, uint32
 /* Is it UTF-8 as RFC 3629 has it? Of memory that nobody else changes. */
 bool zh_utf8_valid(const uint8_t *text, size_t bytes);
 
+#define ZH_SHORT 32u /* bytes of text for which no function is called */
+
+/*
+ * Copy up to ZH_SHORT bytes by words that overlap. Of those that may change meanwhile, what is
+ * written is what has been looked at: is all of it ASCII?
+ */
+static inline bool zh_copy_short(uint8_t *to, const uint8_t *from, size_t bytes)
+{
+    uint64_t all;
+
+    if (bytes >= 8) {
+        uint64_t first = zh_load64(from), last = zh_load64(from + bytes - 8);
+        all = first | last;
+        if (bytes > 16) {
+            uint64_t second = zh_load64(from + 8), third = zh_load64(from + bytes - 16);
+            all |= second | third;
+            zh_store64(to + 8, second);
+            zh_store64(to + bytes - 16, third);
+        }
+        zh_store64(to, first);
+        zh_store64(to + bytes - 8, last);
+    } else if (bytes >= 4) {
+        uint32_t first = zh_load32(from), last = zh_load32(from + bytes - 4);
+        all = first | last;
+        zh_store32(to, first);
+        zh_store32(to + bytes - 4, last);
+    } else {
+        all = 0;
+        for (size_t i = 0; i < bytes; i++) {
+            uint8_t one = zh_load8(from + i);
+            all |= one;
+            to[i] = one;
+        }
+    }
+    return (all & UINT64_C(0x8080808080808080)) == 0;
+}
+
 /*
  * Steps that encoding, sizing or copying of one message may take: one for each struct (more for one
  * of many fields) and each text in an array. No limit of output or depth ends a message soon whose
@@ -100,6 +142,28 @@ extern uint32_t zh_image_steps;
 static inline uint32_t zh_steps(const struct zh_layout *layout)
 {
     return 1 + layout->field_count / 16u;
+}
+
+/*
+ * `bytes` zeroed bytes, a multiple of 8, of a settled image, as zh_image_alloc gives them; NULL if
+ * there are none at hand, which says nothing about whether it has some.
+ */
+static inline uint8_t *zh_image_take(struct zh_image *image, size_t bytes, zh_ref *ref)
+{
+    if (bytes <= image->root_room - image->root_used) {
+        *ref = image->root_used;
+        image->root_used += (uint32_t)bytes;
+        return image->root + *ref;
+    }
+    if (image->open == 0 || ZH_UNLIKELY(bytes >= ZH_IMAGE_BLOB))
+        return NULL;
+    struct zh_image_block *block = &image->blocks[image->open - 1];
+    size_t used = block->used;
+    if (ZH_UNLIKELY(bytes > block->bytes - used))
+        return NULL;
+    *ref = block->ref + used;
+    block->used = used + bytes;
+    return block->data + used;
 }
 
 /*

@@ -64,6 +64,7 @@ struct zh_field {
     uint16_t case_at; /* ZH_ONEOF: offset of the oneof's word in the struct */
     uint16_t unit;    /* bytes of the unit: the width, 16 for arrays, more in a shared oneof */
     uint16_t value_count;
+    uint32_t tag; /* on the wire, before one element that is not in a packed array */
     const struct zh_layout *type; /* ZH_SUBMESSAGE */
     const int32_t *values;        /* ZH_FIELD_CLOSED: rising */
     uint64_t default_bits;        /* the value's bytes; of text and bytes see below */

@@ -273,6 +273,33 @@ static void test_text(void)
     }
 }
 
+/* One byte that is wrong is found in text of any length, wherever it is, and nothing in bytes is.
+ */
+static void test_text_lengths(void)
+{
+    static const uint32_t numbers[] = {7, 8};
+
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++) {
+        const struct zh_field *field = field_of(&thing, numbers[i]);
+        for (uint32_t count = 1; count <= 80; count++) {
+            struct peer peer;
+            uint8_t *slot = root_field(&peer, numbers[i]);
+            peer_init(&peer, count); /* not a byte more */
+            if (field->label == ZH_OPTIONAL)
+                zh_store32(peer.root + zh_presence_word(field), zh_presence_bit(field));
+            put_slot(slot, zh_ref_make(1, 0), count);
+            memset(peer.segment, 'x', count);
+            CHECK_EQ(encode(&peer, &thing), count + 2);
+            for (uint32_t at = 0; at < count; at++) {
+                peer.segment[at] = 0xff;
+                CHECK_EQ(encode(&peer, &thing), numbers[i] == 7 ? -EILSEQ : (int64_t)count + 2);
+                peer.segment[at] = 'x';
+            }
+            free(peer.segment);
+        }
+    }
+}
+
 /* A bool is true whatever it is, on the wire 1; values of a closed enum are values. */
 static void test_values(void)
 {
@@ -350,6 +377,7 @@ int main(void)
     test_cycles();
     test_most();
     test_text();
+    test_text_lengths();
     test_values();
     test_packed();
     test_unaligned();

@@ -477,6 +477,7 @@ static inline uint8_t *put_field(struct encoder *e, const struct zh_field *field
     return put_value(e, field, from, field->kind != ZH_SUBMESSAGE, p);
 }
 
+/* There were some; now there may be others, or none. */
 static __attribute__((noinline)) uint8_t *put_unknown(struct encoder *e, struct zh_slot slot,
                                                       uint8_t *p)
 {

@@ -241,6 +241,29 @@ static void test_blobs(void)
     }
 }
 
+/* Many small things get one chunk, made for all of them; what is needed later does not. */
+static void test_expected(void)
+{
+    struct wire w = {0};
+    struct message m;
+
+    for (int i = 0; i < 100; i++)
+        wire_bytes(&w, 15, "a text of some length, as there are many", 40);
+    message_init(&m, &thing);
+    CHECK_EQ(message_decode(&m, w.data, w.used), 0);
+    CHECK_EQ(m.image.block_count, 1);
+    CHECK_EQ(m.image.blocks[0].bytes, 2 * w.used);
+    CHECK_EQ(m.image.expected, 0);
+    message_free(&m);
+
+    wire_raw(&w, "\x80", 1);
+    message_init(&m, &thing);
+    CHECK_EQ(message_decode(&m, w.data, w.used), -EBADMSG);
+    CHECK_EQ(m.image.expected, 0);
+    message_free(&m);
+    wire_free(&w);
+}
+
 /* The bytes behind what is set in an image are zeros, whatever the blocks held before. */
 static void test_zeros_between(void)
 {
@@ -466,6 +489,25 @@ static void test_wide(void)
     wire_free(&w);
 }
 
+/* Decoded in a message, and encoded again if it is valid. */
+static void check_text(const uint8_t *text, size_t bytes, bool valid)
+{
+    struct wire w = {0};
+    struct message m;
+
+    wire_bytes(&w, 8, text, bytes); /* as bytes it is good in any case */
+    wire_bytes(&w, 15, text, bytes);
+    message_init(&m, &thing);
+    CHECK_EQ(message_decode(&m, w.data, w.used), valid ? 0 : -EILSEQ);
+    if (valid) {
+        struct zh_wire_bytes out = message_encode(&m, false);
+        CHECK(out.bytes == w.used && memcmp(out.data, w.data, w.used) == 0);
+        free(out.memory);
+    }
+    message_free(&m);
+    wire_free(&w);
+}
+
 static void test_utf8(void)
 {
     static const struct {
@@ -513,6 +555,7 @@ static void test_utf8(void)
                 uint8_t *exact = malloc(before + n + after);
                 memcpy(exact, all, before + n + after);
                 CHECK(zh_utf8_valid(exact, before + n + after) == texts[i].valid);
+                check_text(exact, before + n + after, texts[i].valid);
                 free(exact);
                 free(all);
             }
@@ -530,6 +573,7 @@ int main(void)
     test_depth();
     test_growth();
     test_blobs();
+    test_expected();
     test_zeros_between();
     test_maps();
     test_spare_entry();

@@ -321,28 +321,24 @@ static const uint8_t *text_field(struct decoder *d, struct frame *f, const struc
     p = read_length(p, end, &bytes);
     if (ZH_UNLIKELY(p == NULL))
         return fail(d, -EBADMSG);
-    size_t room = (bytes + 7) & ~(size_t)7;
     bool text = (field->flags & ZH_FIELD_UTF8) != 0;
-    if (bytes > ZH_SHORT) {
-        if (text && ZH_UNLIKELY(!zh_utf8_valid(p, bytes)))
-            return fail(d, -EILSEQ);
+    if (bytes > ZH_SHORT && text && ZH_UNLIKELY(!zh_utf8_valid(p, bytes)))
+        return fail(d, -EILSEQ);
+    size_t room = (bytes + 7) & ~(size_t)7;
+    if (bytes > 0) {
         uint8_t *to = zh_image_take(d->image, room, &ref);
-        if (ZH_UNLIKELY(to == NULL)) {
+        if (ZH_UNLIKELY(to == NULL))
             to = zh_image_alloc_raw(d->image, room, &ref);
-            if (to == NULL)
-                return fail(d, -ENOMEM);
-            memset(to + bytes, 0, room - bytes);
+        if (ZH_UNLIKELY(to == NULL))
+            return fail(d, -ENOMEM);
+        if (bytes <= ZH_SHORT) {
+            if (ZH_UNLIKELY(!zh_copy_short(to, p, bytes)) && text && !zh_utf8_valid(p, bytes))
+                return fail(d, -EILSEQ);
+        } else {
+            memcpy(to, p, bytes);
+            if (room >= ZH_IMAGE_BLOB) /* else it was zeroed */
+                memset(to + bytes, 0, room - bytes);
         }
-        memcpy(to, p, bytes);
-    } else if (bytes > 0) {
-        uint8_t *to = zh_image_take(d->image, room, &ref);
-        if (ZH_UNLIKELY(to == NULL)) {
-            to = zh_image_alloc_raw(d->image, room, &ref);
-            if (to == NULL)
-                return fail(d, -ENOMEM);
-        }
-        if (ZH_UNLIKELY(!zh_copy_short(to, p, bytes)) && text && !zh_utf8_valid(p, bytes))
-            return fail(d, -EILSEQ);
     }
     d->copied += bytes;
     uint8_t *slot = place(d, f, field);
@@ -357,11 +353,10 @@ static inline uint8_t *new_struct(struct decoder *d, const struct zh_layout *lay
 {
     uint8_t *at = zh_image_take(d->image, layout->size, ref);
 
-    if (ZH_UNLIKELY(at == NULL)) {
+    if (ZH_UNLIKELY(at == NULL))
         at = zh_image_alloc(d->image, layout->size, ref);
-        if (at == NULL)
-            fail(d, -ENOMEM);
-    }
+    if (ZH_UNLIKELY(at == NULL))
+        fail(d, -ENOMEM);
     return at;
 }
 
@@ -756,8 +751,11 @@ int zh_wire_decode(struct zh_image *image, const struct zh_layout *layout, uint8
     at = zh_settle_at(image, at);
     if (at == NULL)
         return -ENOMEM;
+    /* Small messages and short text take about twice their bytes on the wire. */
+    image->expected = 2 * (uint32_t)count;
     if (count > 0)
         decode_message(&d, layout, at, bytes, bytes + count);
+    image->expected = 0;
     zh_maps_free(&d.maps);
     *copied = d.copied;
     return d.error;

@@ -180,6 +180,8 @@ uint8_t *zh_image_alloc_raw(struct zh_image *image, size_t bytes, zh_ref *ref)
         /* The first one may hold just the struct of a large message. */
         size_t size =
             block == NULL || block->bytes * 2 < CHUNK_FIRST ? CHUNK_FIRST : block->bytes * 2;
+        if (size < image->expected)
+            size = image->expected;
         block = alloc_block(image, size > CHUNK_MOST ? CHUNK_MOST : size);
         if (block == NULL)
             return NULL;

@@ -235,8 +235,9 @@ struct zh_image {
     uint32_t root_used, root_room;
     bool root_owned; /* by malloc; else it lies where zh_image_init was told */
     uint32_t block_count, block_room;
-    uint32_t open;  /* 1 + the block that is being filled; 0: none */
-    uint32_t found; /* the block in which a reader of our own found something last */
+    uint32_t open;     /* 1 + the block that is being filled; 0: none */
+    uint32_t found;    /* the block in which a reader of our own found something last */
+    uint32_t expected; /* bytes that somebody is going to need: the next chunk is made for them */
     struct zh_image_block *blocks;
 };
 

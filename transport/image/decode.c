@@ -527,9 +527,10 @@ static inline const uint8_t *read_packed(const uint8_t *p, uint64_t *value)
         }                                                                                          \
     } while (0)
 
-/* The varints from `p` to `end` as elements at `to`. NULL: one is too long. */
-static const uint8_t *unpack_varints(const struct zh_field *field, uint8_t *to, const uint8_t *p,
-                                     const uint8_t *end)
+/* The varints from `p` to `end` as elements at `to`. NULL: one is too long. Aligned and on its own,
+ * for where these loops lie in memory is worth a tenth of their time. */
+static __attribute__((noinline, aligned(64))) const uint8_t *
+unpack_varints(const struct zh_field *field, uint8_t *to, const uint8_t *p, const uint8_t *end)
 {
     uint64_t v;
 

@@ -14,6 +14,7 @@
 #include "check.h"
 #include "harness.h"
 #include "shm/link_internal.h"
+#include "shm/pump_internal.h"
 #include "zerohop/image.h"
 #include "zerohop/stats.h"
 
@@ -305,6 +306,35 @@ static void middle_dies(int hops, bool first_first, bool reader_dies)
     end(processes, hops, link);
 }
 
+/* The same where there is no memory to wait for the last one to be done: what it reads stays lent,
+ * and comes back when somebody looks. */
+static void middle_dies_unwatched(void)
+{
+    struct process processes[2];
+    struct zh_block block;
+    struct zh_link *link = chain(processes, 2, &block);
+
+    /* The set has the descriptor already: it cannot be added. */
+    CHECK_EQ(zh_pump_watch(pump, link->lifeline, 1), 0);
+    die(&processes[0]);
+    CHECK(serve_until_dead(pump, link, SECONDS(5)));
+    zh_link_close(link, "end");
+    settle(pump, MS(5));
+    CHECK(!all_back(link, MS(5)));
+    reuse();
+    tell(&processes[1], 'l');
+    CHECK_EQ(zh_pump_unwatch(pump, link->lifeline), 0);
+    zh_link_sweep();
+    CHECK(!all_back(link, MS(5)));
+    reuse();
+    tell(&processes[1], 'l');
+    tell(&processes[1], 'd');
+    tell(&processes[1], 'g');
+    zh_link_sweep();
+    CHECK(all_back(link, 0));
+    end(processes, 2, link);
+}
+
 /* The one in the middle breaks the rules, of which the one that reads knows nothing. */
 static void middle_errs(void)
 {
@@ -397,6 +427,7 @@ int main(void)
         middle_dies(2 + way / 2, true, way % 2 != 0);
     middle_dies(HOPS, false, false);
     middle_dies(HOPS, false, true);
+    middle_dies_unwatched();
     middle_errs();
     reader_dies();
     goes_home();

@@ -290,13 +290,20 @@ bool zh_link_linger(struct zh_link *link)
     }
     /* Two threads that collect events may both come here; one of them ends it. */
     pthread_mutex_lock(&link->lock);
-    /* The peer's end would wake us without end: wait for that of the lifeline alone. */
-    if (link->lingering && zh_link_is_read_on(link) &&
-        (link->mourning || link->detached ||
-         zh_pump_mourn(link->pump, link->key, link->socket, link->pidfd, link->bell,
-                       link->lifeline) == 0)) {
+    if (link->lingering && zh_link_is_read_on(link)) {
+        /* The peer's end would wake us without end: wait for that of the lifeline alone. Where the
+         * pump cannot (no memory), what is read stays lent, and the next sweep looks. */
+        bool unwatched = !link->mourning && !link->detached &&
+                         zh_pump_mourn(link->pump, link->key, link->socket, link->pidfd, link->bell,
+                                       link->lifeline) != 0;
+        if (unwatched)
+            (void)detaches(link);
         link->mourning = !link->detached;
         pthread_mutex_unlock(&link->lock);
+        if (unwatched) {
+            leave_pump(link, link->bell);
+            zh_link_orphan(link); /* with the pump's reference */
+        }
         return true;
     }
     bool ends = link->lingering, leave = ends && detaches(link);

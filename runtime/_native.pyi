@@ -198,7 +198,7 @@ class Pump:
 
     One for all synchronous channels and servers of a process, one per event loop. `spawn(pump)`
     must start a daemon thread that calls `pump.run()`; it is called when something needs a
-    background thread.
+    background thread. For an event loop's pump it must have another one `guard` the pump.
     """
 
     threads: int
@@ -224,6 +224,11 @@ class Pump:
         """Be a background thread of this pump until it closes."""
     def watch(self, change: int, /) -> None:
         """Listen for the end of links though no call is open (+1), or no more (-1)."""
+    def guard(self, ward: Pump, before: Callable[[], object], /) -> None:
+        """Look after an event loop's pump while others wait for what it has handed on.
+
+        `before()` is called before each look, from a background thread.
+        """
     def links(self) -> list[Link]: ...
     def settle(self) -> None:
         """Take back what peers have returned: an idle pump does not look until it is needed."""

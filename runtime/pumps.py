@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import asyncio
 import atexit
+import contextlib
 import os
 import threading
 import weakref
@@ -12,7 +13,7 @@ from typing import Protocol
 
 from zerohop._native import Pump
 
-_lock = threading.Lock()
+_lock = threading.RLock()  # a call under it may find that its loop's pump needs a guardian
 _sync: Pump | None = None
 _loops: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopPump] = weakref.WeakKeyDictionary()
 
@@ -34,6 +35,12 @@ def sync_pump() -> Pump:
     return pump
 
 
+def _guard(pump: Pump) -> None:
+    """Others wait for what a loop has handed on, and it may not run when they have done."""
+    with contextlib.suppress(OSError):  # no descriptors: the loop does it, when it runs
+        sync_pump().guard(pump, _close_ended)
+
+
 class Guest(Protocol):
     """Who must hear of the end of a loop."""
 
@@ -48,7 +55,7 @@ class LoopPump:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.pump = Pump(True)
+        self.pump = Pump(True, _guard)
         # The loop is not kept alive by us: it holds our callbacks.
         self._loop = weakref.ref(loop)
         self._scheduled = False
@@ -97,8 +104,8 @@ class LoopPump:
 
 def loop_pump(loop: asyncio.AbstractEventLoop) -> LoopPump:
     """The pump of an event loop; made at first use, closed with the loop's end."""
+    _close_ended()
     with _lock:
-        _close_ended()
         pump = _loops.get(loop)
         if pump is None:
             pump = _loops[loop] = LoopPump(loop)
@@ -106,10 +113,10 @@ def loop_pump(loop: asyncio.AbstractEventLoop) -> LoopPump:
 
 
 def _close_ended() -> None:
-    for loop, pump in list(_loops.items()):
-        if loop.is_closed():
-            del _loops[loop]
-            pump.close()
+    with _lock:
+        ended = [_loops.pop(loop) for loop in list(_loops) if loop.is_closed()]
+    for pump in ended:
+        pump.close()
 
 
 def all_pumps() -> list[Pump]:
@@ -122,7 +129,7 @@ def all_pumps() -> list[Pump]:
 def _forget() -> None:
     """In a forked child: the parent's pumps are the parent's."""
     global _sync, _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _sync = None
     _loops.clear()
 

@@ -226,8 +226,17 @@ struct Pump {
     uint64_t spin_ns;     /* what a waiter may spin now; adapts */
     uint64_t last_events; /* when epoll was last asked */
     uint64_t last_progress;
-    PyObject *spawn;       /* callable(pump): starts a background thread */
-    PyObject *reader_hint; /* aio: callable() that schedules a poll */
+    PyObject *spawn; /* callable(pump): starts a background thread; aio: finds a guardian */
+    /* Of an event loop's pump, as a ward (see guard.c). */
+    bool guarded;        /* in its guardian's list */
+    bool overheard;      /* its guardian's epoll set watches ours */
+    uint32_t polls;      /* by the loop */
+    uint32_t polls_seen; /* of these, when its guardian last looked */
+    uint64_t look_at;    /* when it looks next; 0: when there is an event */
+    PyObject *before;    /* callable(), before it looks */
+    /* Of the pump that is their guardian. */
+    Pump **wards; /* strong */
+    uint32_t ward_count, ward_room;
 };
 
 struct Server {
@@ -364,6 +373,20 @@ bool pump_hold(Pump *pump, void *token);
 void pump_release(Pump *pump, void *token);
 bool pump_spin_held(Pump *pump, uint64_t budget, void *token);
 void waiter_wake(Waiter *waiter);
+
+/* guard.c: event loops that others wait for */
+/* An image was lent on a link of an event loop's pump. */
+void guard_lent(Link *link);
+/* guard(ward, before): the Python method. */
+PyObject *guard_add(Pump *guardian, PyObject *args);
+/* Look after the wards that are due. Only by the holder of the guardian. */
+void guard_run(Pump *guardian);
+/* Events of the guardian: are they of wards? By any thread with the GIL. */
+void guard_hear(Pump *guardian, const struct zh_event *events, int count);
+/* The loop polls its pump. */
+void guard_polled(Pump *ward);
+/* Let go of all wards. */
+void guard_clear(Pump *guardian);
 
 /* link.c */
 int link_type_init(PyObject *module);

@@ -114,6 +114,8 @@ static int post_image(Link *link, struct zh_record *header, const Content *conte
     int error = snapshot_lend(content->owner, link, tag, &loaned);
     if (error != 0)
         return error;
+    if (link->pump->aio)
+        guard_lent(link);
     header->flags |= ZH_LOANED | (snapshot_lends_back(content->owner, link) ? ZH_LENT_BACK : 0);
     error = zh_link_post(link->link, header, content->metadata, content->message, &loaned, keep);
     if (error != 0)

@@ -113,6 +113,8 @@ static void expire(Pump *pump)
     pump->overdue = false;
     if (pump->greeting > 0)
         expire_greetings(pump);
+    if (pump->ward_count > 0)
+        guard_run(pump);
     for (uint32_t i = 0; i < pump->listener_count; i++) {
         if (pump->listeners[i] != NULL)
             server_resume(pump->listeners[i]);
@@ -338,6 +340,9 @@ static int pump_traverse(Pump *pump, visitproc visit, void *arg)
 {
     Py_VISIT(TYPE_OF(pump));
     Py_VISIT(pump->spawn);
+    Py_VISIT(pump->before);
+    for (uint32_t i = 0; i < pump->ward_count; i++)
+        Py_VISIT(pump->wards[i]);
     for (uint32_t i = 0; i < pump->link_count; i++)
         Py_VISIT(pump->links[i]);
     for (uint32_t i = 0; i < pump->listener_count; i++)
@@ -352,6 +357,8 @@ static int pump_traverse(Pump *pump, visitproc visit, void *arg)
 static int pump_clear(Pump *pump)
 {
     Py_CLEAR(pump->spawn);
+    Py_CLEAR(pump->before);
+    guard_clear(pump);
     while (pump->link_count > 0) {
         Link *link = pump->links[pump->link_count - 1];
         Py_INCREF((PyObject *)link);
@@ -386,6 +393,7 @@ static void pump_dealloc(Pump *pump)
     free(pump->links);
     free(pump->listeners);
     free(pump->heap);
+    free(pump->wards);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(pump);
     Py_DECREF(type);
@@ -448,6 +456,7 @@ static PyObject *pump_poll(Pump *pump, PyObject *events)
         Py_RETURN_FALSE;
     if (pump->holder != NULL) /* a callback that runs the loop again, as nested loops do */
         Py_RETURN_TRUE;
+    guard_polled(pump);
     pump->holder = pump;
     zh_pump_disarm(pump->pump);
     bool progress = zh_pump_ready(pump->pump);
@@ -569,6 +578,8 @@ static PyMethodDef pump_methods[] = {
      PyDoc_STR("run()\n--\n\nBe a background thread of this pump until it closes.")},
     {"watch", (PyCFunction)pump_watch, METH_VARARGS,
      PyDoc_STR("watch(change)\n--\n\nListen for the end of links (+1), or no more (-1).")},
+    {"guard", (PyCFunction)guard_add, METH_VARARGS,
+     PyDoc_STR("guard(ward, before)\n--\n\nLook after an event loop's pump.")},
     {"links", (PyCFunction)pump_links, METH_NOARGS, PyDoc_STR("links()\n--\n\nThe live links.")},
     {"settle", (PyCFunction)pump_settle, METH_NOARGS,
      PyDoc_STR("settle()\n--\n\nTake back what peers have returned.")},

@@ -172,6 +172,7 @@ void pump_release(Pump *pump, void *token)
 void pump_handle_events(Pump *pump, const struct zh_event *events, int count)
 {
     pump->last_events = zh_now();
+    guard_hear(pump, events, count);
     for (int i = 0; i < count; i++) {
         if (events[i].kind == ZH_EVENT_USER && events[i].key < pump->listener_count &&
             pump->listeners[events[i].key] != NULL) {
@@ -548,8 +549,9 @@ PyObject *pump_run(Pump *pump, PyObject *Py_UNUSED(ignored))
             }
             if (pump->holder != &token)
                 continue;
-        } else if (took_timer(events, n)) {
-            pump->overdue = true;
+        } else {
+            pump->overdue = pump->overdue || took_timer(events, n);
+            guard_hear(pump, events, n);
         }
         /* While we spun, others ran: what they queued they have left to us, who were awake. */
         if (pump->sleepers > 0 || queued(pump) || pump->closing) {
@@ -560,7 +562,7 @@ PyObject *pump_run(Pump *pump, PyObject *Py_UNUSED(ignored))
             pump->holder = NULL;
         /* While another thread holds the pump, this one is there for the moment when it lets go.
          * Events that it collects meanwhile will be reported again to whoever holds the pump; the
-         * timer's, which are not, it passes on as `overdue`. */
+         * timer's, which are not, it passes on as `overdue`, and wards are looked at by time. */
         pump->sleepers++;
         n = sleep_in_epoll(pump, events, 0, held);
         pump->sleepers--;

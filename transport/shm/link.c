@@ -400,6 +400,7 @@ void zh_link_info(struct zh_link *link, struct zh_link_info *info)
         .state = atomic_load(&link->state),
         .loans_open = link->ledger.open,
         .lent_bytes = link->ledger.lent_bytes,
+        .holds = link->ledger.holds,
         .agent = link->peer_agent,
         .error = link->error,
     };

@@ -144,6 +144,12 @@ int zh_pump_watch(struct zh_pump *pump, int fd, uint64_t key)
     return epoll_add(pump->epoll, fd, EPOLLIN, KEY(ZH_EVENT_USER, key));
 }
 
+int zh_pump_watch_pump(struct zh_pump *pump, const struct zh_pump *other, uint64_t key)
+{
+    /* An edge: its events stay there until its own waiter collects them. */
+    return epoll_add(pump->epoll, other->epoll, EPOLLIN | EPOLLET, KEY(ZH_EVENT_USER, key));
+}
+
 int zh_pump_unwatch(struct zh_pump *pump, int fd)
 {
     return epoll_ctl(pump->epoll, EPOLL_CTL_DEL, fd, NULL) == 0 ? 0 : -errno;
@@ -256,6 +262,42 @@ static struct zh_link *lingering(struct zh_pump *pump, uint64_t key)
     return link;
 }
 
+void zh_pump_serve_lingering(struct zh_pump *pump)
+{
+    uint32_t used = UINT32_MAX;
+
+    for (uint32_t i = 0; i < used; i++) {
+        struct zh_link *link = NULL;
+        pthread_mutex_lock(&pump->lock);
+        used = pump->used;
+        if (i < used && pump->slots[i].lingering) {
+            link = pump->slots[i].link;
+            zh_link_ref(link);
+        }
+        pthread_mutex_unlock(&pump->lock);
+        if (link != NULL) {
+            (void)zh_link_linger(link);
+            zh_link_unref(link);
+        }
+    }
+}
+
+uint32_t zh_pump_holds(struct zh_pump *pump)
+{
+    uint32_t holds = 0;
+
+    pthread_mutex_lock(&pump->lock);
+    for (uint32_t i = 0; i < pump->used; i++) {
+        struct zh_link_info info;
+        if (pump->slots[i].link == NULL)
+            continue;
+        zh_link_info(pump->slots[i].link, &info);
+        holds += info.holds;
+    }
+    pthread_mutex_unlock(&pump->lock);
+    return holds;
+}
+
 bool zh_pump_ready(struct zh_pump *pump)
 {
     bool ready = false;
@@ -309,6 +351,16 @@ void zh_pump_disarm(struct zh_pump *pump)
                                             memory_order_relaxed);
     /* Whoever still saw the old epoch does not ring for it again: what it did before, the caller
      * sees from here on. */
+    atomic_thread_fence(memory_order_seq_cst);
+}
+
+void zh_pump_renew(struct zh_pump *pump)
+{
+    _Atomic uint32_t *epoch = &page_of(pump)->epoch;
+    uint32_t seen = atomic_load_explicit(epoch, memory_order_relaxed);
+
+    atomic_store_explicit(epoch, (seen | 1) == seen ? seen + 2 : seen + 1, memory_order_relaxed);
+    /* Pairs with the poster's, as the one in zh_pump_arm. */
     atomic_thread_fence(memory_order_seq_cst);
 }
 

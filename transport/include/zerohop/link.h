@@ -45,6 +45,7 @@ struct zh_link_info {
     uint32_t state;
     uint32_t loans_open;
     uint64_t lent_bytes;
+    uint32_t holds;    /* of these loans, such as hold something (zh_hold) */
     const char *agent; /* the peer's; lives as long as the link */
     const char *error; /* why the link is dead; "" while it is not */
 };

@@ -47,6 +47,20 @@ ZH_API int zh_pump_fd(const struct zh_pump *pump);
 ZH_API int zh_pump_watch(struct zh_pump *pump, int fd, uint64_t key);
 ZH_API int zh_pump_unwatch(struct zh_pump *pump, int fd);
 
+/*
+ * For a pump whose own waiter may be away: another one looks after it. That one hears of each event
+ * of `other` from now on, once (until zh_pump_unwatch of its zh_pump_fd), as ZH_EVENT_USER; takes
+ * none of them from it; and has the peers ring anew by zh_pump_renew, after which it is to look at
+ * the rings.
+ */
+ZH_API int zh_pump_watch_pump(struct zh_pump *pump, const struct zh_pump *other, uint64_t key);
+/* Make the epoch odd, and another one than it was. Not beside zh_pump_arm and zh_pump_disarm. */
+ZH_API void zh_pump_renew(struct zh_pump *pump);
+/* Loans of the pump's links, also of such as linger, that hold something (zh_hold). */
+ZH_API uint32_t zh_pump_holds(struct zh_pump *pump);
+/* Serve the lingering links, whatever has happened. */
+ZH_API void zh_pump_serve_lingering(struct zh_pump *pump);
+
 /* Is there a record or a return in any link? Reads only the heads. */
 ZH_API bool zh_pump_ready(struct zh_pump *pump);
 

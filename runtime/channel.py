@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import grpc
@@ -35,6 +35,7 @@ from zerohop.calls import (
 )
 from zerohop.connectivity import States, Subscriptions
 from zerohop.links import Links, route_of
+from zerohop.makers import Makers
 from zerohop.options import ChannelArguments, parse
 from zerohop.pumps import sync_pump
 from zerohop.status import (
@@ -79,6 +80,10 @@ def acquire(
     if wait_for_ready or (deadline is not None and time.monotonic() >= deadline):
         raise failed(grpc.StatusCode.DEADLINE_EXCEEDED, f"Deadline Exceeded ({reason})")
     raise failed(grpc.StatusCode.UNAVAILABLE, reason or "the server has just gone")
+
+
+# Of a call: timeout, metadata, credentials, wait_for_ready.
+_Options = tuple[float | None, Any, Any, bool | None]
 
 
 class NoLink(Exception):
@@ -240,38 +245,16 @@ class _UnaryStream(_Method, grpc.UnaryStreamMultiCallable):  # type: ignore[type
 
 class _StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[type-arg]
     def _start(
-        self,
-        request_iterator: Iterator[Any],
-        timeout: float | None,
-        metadata: Any,
-        credentials: Any,
-        wait_for_ready: bool | None,
-        background: bool,
+        self, requests: Iterator[Any], options: _Options, background: bool = True
     ) -> _MultiThreadedRendezvous:
         rendezvous = _MultiThreadedRendezvous(ClientCall())
-        self._begin(
-            rendezvous,
-            None,
-            request_iterator,
-            timeout,
-            metadata,
-            credentials,
-            wait_for_ready,
-            background,
-        )
+        self._begin(rendezvous, None, requests, *options, background)
         return rendezvous
 
     def _blocking(
-        self,
-        request_iterator: Iterator[Any],
-        timeout: float | None,
-        metadata: Any,
-        credentials: Any,
-        wait_for_ready: bool | None,
+        self, requests: Iterator[Any], options: _Options
     ) -> tuple[Any, _MultiThreadedRendezvous]:
-        rendezvous = self._start(
-            request_iterator, timeout, metadata, credentials, wait_for_ready, False
-        )
+        rendezvous = self._start(requests, options, background=False)
         wait_done(rendezvous.call)
         rendezvous._settle(None)
         if not rendezvous._have_response:
@@ -287,7 +270,7 @@ class _StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[type
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> Any:
-        return self._blocking(request_iterator, timeout, metadata, credentials, wait_for_ready)[0]
+        return self._blocking(request_iterator, (timeout, metadata, credentials, wait_for_ready))[0]
 
     def with_call(
         self,
@@ -298,7 +281,7 @@ class _StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[type
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> tuple[Any, _MultiThreadedRendezvous]:
-        return self._blocking(request_iterator, timeout, metadata, credentials, wait_for_ready)
+        return self._blocking(request_iterator, (timeout, metadata, credentials, wait_for_ready))
 
     def future(  # type: ignore[override]
         self,
@@ -309,7 +292,7 @@ class _StreamUnary(_Method, grpc.StreamUnaryMultiCallable):  # type: ignore[type
         wait_for_ready: bool | None = None,
         compression: Any = None,
     ) -> _MultiThreadedRendezvous:
-        return self._start(request_iterator, timeout, metadata, credentials, wait_for_ready, True)
+        return self._start(request_iterator, (timeout, metadata, credentials, wait_for_ready))
 
 
 class _StreamStream(_Method, grpc.StreamStreamMultiCallable):  # type: ignore[type-arg]
@@ -327,10 +310,15 @@ class _StreamStream(_Method, grpc.StreamStreamMultiCallable):  # type: ignore[ty
         return stream
 
 
-class Channel(Disposable, grpc.Channel):
+class Channel(Disposable, Makers, grpc.Channel):
     """A channel to the servers of a `shm:` or `zerohop:///` target; made by `insecure_channel`."""
 
-    _kinds: tuple[Any, Any, Any, Any] = (_UnaryUnary, _UnaryStream, _StreamUnary, _StreamStream)
+    _kinds: Mapping[str, Any] = {
+        "unary_unary": _UnaryUnary,
+        "unary_stream": _UnaryStream,
+        "stream_unary": _StreamUnary,
+        "stream_stream": _StreamStream,
+    }
 
     def __init__(self, target: Target, options: ChannelArguments | None) -> None:
         parsed = parse(options)
@@ -357,62 +345,19 @@ class Channel(Disposable, grpc.Channel):
         self._subscriptions.remove(callback)
 
     def _multicallable(
-        self, kind: Any, method: str, serializer: Serializer, deserializer: Deserializer
+        self, kind: str, method: str, serializer: Serializer, deserializer: Deserializer
     ) -> Any:
         key = (kind, method, serializer, deserializer)
+        make = self._kinds[kind]
         try:
             return self._methods[key]
         except KeyError:
             pass
         except TypeError:  # a serializer that cannot be hashed
-            return kind(self._owner, method, serializer, deserializer)
+            return make(self._owner, method, serializer, deserializer)
         if len(self._methods) > 4096:  # serializers made anew for every call
             self._methods.clear()
-        return self._methods.setdefault(key, kind(self._owner, method, serializer, deserializer))
-
-    def unary_unary(
-        self,
-        method: str,
-        request_serializer: Serializer = None,
-        response_deserializer: Deserializer = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return self._multicallable(
-            self._kinds[0], method, request_serializer, response_deserializer
-        )
-
-    def unary_stream(
-        self,
-        method: str,
-        request_serializer: Serializer = None,
-        response_deserializer: Deserializer = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return self._multicallable(
-            self._kinds[1], method, request_serializer, response_deserializer
-        )
-
-    def stream_unary(
-        self,
-        method: str,
-        request_serializer: Serializer = None,
-        response_deserializer: Deserializer = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return self._multicallable(
-            self._kinds[2], method, request_serializer, response_deserializer
-        )
-
-    def stream_stream(
-        self,
-        method: str,
-        request_serializer: Serializer = None,
-        response_deserializer: Deserializer = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return self._multicallable(
-            self._kinds[3], method, request_serializer, response_deserializer
-        )
+        return self._methods.setdefault(key, make(self._owner, method, serializer, deserializer))
 
     def close(self) -> None:
         self._subscriptions.clear()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grpc
@@ -211,7 +211,12 @@ class _StreamStream(_Method, _channel._StreamStream):
 class RunChannel(_channel.Channel):
     """What `grpc.aio.insecure_channel` returns under `zerohop run`."""
 
-    _kinds = (_UnaryUnary, _UnaryStream, _StreamUnary, _StreamStream)
+    _kinds: Mapping[str, Any] = {
+        "unary_unary": _UnaryUnary,
+        "unary_stream": _UnaryStream,
+        "stream_unary": _StreamUnary,
+        "stream_stream": _StreamStream,
+    }
     _core: Core
 
     def __init__(

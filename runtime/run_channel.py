@@ -7,8 +7,9 @@ the native channel's `fallback` is asked when there is none.
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import grpc
@@ -118,6 +119,11 @@ class _Other:
         return plain[1]
 
 
+def _timeout_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | None:
+    """Of what a multicallable is called with: it comes after the request."""
+    return args[1] if len(args) > 1 else kwargs.get("timeout")
+
+
 def _fall_back(
     multicallable: _UnaryUnary,
     with_call: bool,
@@ -126,11 +132,27 @@ def _fall_back(
 ) -> Any:
     """Make a blocking unary call that has found no link."""
     kwargs = kwargs or {}
-    timeout = args[1] if len(args) > 1 else kwargs.get("timeout")
-    other = multicallable.other.look(timeout)
+    other = multicallable.other.look(_timeout_of(args, kwargs))
     if other is None:
         other = multicallable
     return other.with_call(*args, **kwargs) if with_call else other(*args, **kwargs)
+
+
+def _either_way(short: Callable[..., Any]) -> Any:
+    """A method of a multicallable, of this signature: `short`, or the same of the other way."""
+    name = short.__name__
+
+    @functools.wraps(short)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        other = self.other.choose(_timeout_of(args, kwargs))
+        if other is None:
+            try:
+                return short(self, *args, **kwargs)
+            except NoLink:
+                other = self.other.gone()
+        return getattr(other, name)(*args, **kwargs)
+
+    return call
 
 
 class _UnaryUnary(_channel._UnaryUnary):
@@ -146,129 +168,34 @@ class _UnaryUnary(_channel._UnaryUnary):
         response, call = UnaryUnary.with_call(self, *args, **kwargs)
         return response, answered(call, response) if isinstance(call, ClientCall) else call
 
-    def future(
-        self,
-        request: Any,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: Any = None,
-        wait_for_ready: bool | None = None,
-        compression: Any = None,
-    ) -> Any:
-        other = self.other.choose(timeout)
-        if other is None:
-            try:
-                return super().future(request, timeout, metadata, credentials, wait_for_ready)
-            except NoLink:
-                other = self.other.gone()
-        return other.future(request, timeout, metadata, credentials, wait_for_ready, compression)
+    future = _either_way(_channel._UnaryUnary.future)
 
 
-class _UnaryStream(_channel._UnaryStream):
+class _Method(_channel._Method):
+    """What the multicallables of the other three kinds share."""
+
+    _kind: str
+
     def __init__(self, ways: Ways, *arguments: Any) -> None:
         super().__init__(ways.short.links, *arguments)
-        self._other = _Other("unary_stream", ways, *arguments)
-
-    def __call__(
-        self,
-        request: Any,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: Any = None,
-        wait_for_ready: bool | None = None,
-        compression: Any = None,
-    ) -> Any:
-        other = self._other.choose(timeout)
-        if other is None:
-            try:
-                return super().__call__(request, timeout, metadata, credentials, wait_for_ready)
-            except NoLink:
-                other = self._other.gone()
-        return other(request, timeout, metadata, credentials, wait_for_ready, compression)
+        self.other = _Other(self._kind, ways, *arguments)
 
 
-class _StreamUnary(_channel._StreamUnary):
-    def __init__(self, ways: Ways, *arguments: Any) -> None:
-        super().__init__(ways.short.links, *arguments)
-        self._other = _Other("stream_unary", ways, *arguments)
-
-    def __call__(
-        self,
-        request_iterator: Any,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: Any = None,
-        wait_for_ready: bool | None = None,
-        compression: Any = None,
-    ) -> Any:
-        rest = (timeout, metadata, credentials, wait_for_ready, compression)
-        other = self._other.choose(timeout)
-        if other is None:
-            try:
-                return super().__call__(request_iterator, *rest)
-            except NoLink:
-                other = self._other.gone()
-        return other(request_iterator, *rest)
-
-    def with_call(
-        self,
-        request_iterator: Any,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: Any = None,
-        wait_for_ready: bool | None = None,
-        compression: Any = None,
-    ) -> Any:
-        rest = (timeout, metadata, credentials, wait_for_ready, compression)
-        other = self._other.choose(timeout)
-        if other is None:
-            try:
-                return super().with_call(request_iterator, *rest)
-            except NoLink:
-                other = self._other.gone()
-        return other.with_call(request_iterator, *rest)
-
-    def future(
-        self,
-        request_iterator: Any,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: Any = None,
-        wait_for_ready: bool | None = None,
-        compression: Any = None,
-    ) -> Any:
-        rest = (timeout, metadata, credentials, wait_for_ready, compression)
-        other = self._other.choose(timeout)
-        if other is None:
-            try:
-                return super().future(request_iterator, *rest)
-            except NoLink:
-                other = self._other.gone()
-        return other.future(request_iterator, *rest)
+class _UnaryStream(_Method, _channel._UnaryStream):
+    _kind = "unary_stream"
+    __call__ = _either_way(_channel._UnaryStream.__call__)
 
 
-class _StreamStream(_channel._StreamStream):
-    def __init__(self, ways: Ways, *arguments: Any) -> None:
-        super().__init__(ways.short.links, *arguments)
-        self._other = _Other("stream_stream", ways, *arguments)
+class _StreamUnary(_Method, _channel._StreamUnary):
+    _kind = "stream_unary"
+    __call__ = _either_way(_channel._StreamUnary.__call__)
+    with_call = _either_way(_channel._StreamUnary.with_call)
+    future = _either_way(_channel._StreamUnary.future)
 
-    def __call__(
-        self,
-        request_iterator: Any,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: Any = None,
-        wait_for_ready: bool | None = None,
-        compression: Any = None,
-    ) -> Any:
-        rest = (timeout, metadata, credentials, wait_for_ready, compression)
-        other = self._other.choose(timeout)
-        if other is None:
-            try:
-                return super().__call__(request_iterator, *rest)
-            except NoLink:
-                other = self._other.gone()
-        return other(request_iterator, *rest)
+
+class _StreamStream(_Method, _channel._StreamStream):
+    _kind = "stream_stream"
+    __call__ = _either_way(_channel._StreamStream.__call__)
 
 
 class _BothWays:
@@ -322,7 +249,12 @@ class _BothWays:
 class RunChannel(_channel.Channel):
     """What `grpc.insecure_channel` returns under `zerohop run`."""
 
-    _kinds = (_UnaryUnary, _UnaryStream, _StreamUnary, _StreamStream)
+    _kinds: Mapping[str, Any] = {
+        "unary_unary": _UnaryUnary,
+        "unary_stream": _UnaryStream,
+        "stream_unary": _StreamUnary,
+        "stream_stream": _StreamStream,
+    }
 
     def __init__(
         self,

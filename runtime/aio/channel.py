@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -42,6 +42,7 @@ from zerohop.calls import (
 )
 from zerohop.channel import NoLink
 from zerohop.links import Links, route_of
+from zerohop.makers import Makers
 from zerohop.options import ChannelArguments, parse
 from zerohop.pumps import LoopPump, loop_pump
 from zerohop.status import FORKED, NUMBERS
@@ -217,9 +218,7 @@ class _Method:
         return call
 
 
-class _UnaryUnary(_Method, grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
-    _intercepted = InterceptedUnaryUnaryCall
-
+class _OneRequest(_Method):
     def __call__(
         self,
         request: Any,
@@ -231,6 +230,10 @@ class _UnaryUnary(_Method, grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
         compression: Any = None,
     ) -> Any:
         return self._call(request, timeout, metadata, credentials, wait_for_ready, compression)
+
+
+class _UnaryUnary(_OneRequest, grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
+    _intercepted = InterceptedUnaryUnaryCall
 
     def invoke(
         self,
@@ -262,20 +265,8 @@ class _UnaryUnary(_Method, grpc.aio.UnaryUnaryMultiCallable[Any, Any]):
         return call
 
 
-class _UnaryStream(_Method, grpc.aio.UnaryStreamMultiCallable[Any, Any]):
+class _UnaryStream(_OneRequest, grpc.aio.UnaryStreamMultiCallable[Any, Any]):
     _intercepted = InterceptedUnaryStreamCall
-
-    def __call__(
-        self,
-        request: Any,
-        *,
-        timeout: float | None = None,
-        metadata: Any = None,
-        credentials: Any = None,
-        wait_for_ready: bool | None = None,
-        compression: Any = None,
-    ) -> Any:
-        return self._call(request, timeout, metadata, credentials, wait_for_ready, compression)
 
     def invoke(
         self,
@@ -353,10 +344,15 @@ class _StreamStream(_StreamUnary, grpc.aio.StreamStreamMultiCallable[Any, Any]):
     _intercepted = InterceptedStreamStreamCall
 
 
-class Channel(grpc.aio.Channel):
+class Channel(Makers, grpc.aio.Channel):
     """A channel to the servers of a `shm:` or `zerohop:///` target; made by `insecure_channel`."""
 
-    _kinds: tuple[Any, Any, Any, Any] = (_UnaryUnary, _UnaryStream, _StreamUnary, _StreamStream)
+    _kinds: Mapping[str, Any] = {
+        "unary_unary": _UnaryUnary,
+        "unary_stream": _UnaryStream,
+        "stream_unary": _StreamUnary,
+        "stream_stream": _StreamStream,
+    }
 
     def __init__(
         self,
@@ -453,68 +449,10 @@ class Channel(grpc.aio.Channel):
             await self.wait_for_state_change(state)
             state = self.get_state(try_to_connect=True)
 
-    # --- multicallables ------------------------------------------------------------------------
-
-    def unary_unary(
-        self,
-        method: str,
-        request_serializer: Serializer = None,
-        response_deserializer: Deserializer = None,
-        _registered_method: bool | None = False,
+    def _multicallable(
+        self, kind: str, method: str, serializer: Serializer, deserializer: Deserializer
     ) -> Any:
-        return self._kinds[0](
-            self._core,
-            method,
-            request_serializer,
-            response_deserializer,
-            self._chains.unary_unary,
-            self._chains.active,
-        )
-
-    def unary_stream(
-        self,
-        method: str,
-        request_serializer: Serializer = None,
-        response_deserializer: Deserializer = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return self._kinds[1](
-            self._core,
-            method,
-            request_serializer,
-            response_deserializer,
-            self._chains.unary_stream,
-            self._chains.active,
-        )
-
-    def stream_unary(
-        self,
-        method: str,
-        request_serializer: Serializer = None,
-        response_deserializer: Deserializer = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return self._kinds[2](
-            self._core,
-            method,
-            request_serializer,
-            response_deserializer,
-            self._chains.stream_unary,
-            self._chains.active,
-        )
-
-    def stream_stream(
-        self,
-        method: str,
-        request_serializer: Serializer = None,
-        response_deserializer: Deserializer = None,
-        _registered_method: bool | None = False,
-    ) -> Any:
-        return self._kinds[3](
-            self._core,
-            method,
-            request_serializer,
-            response_deserializer,
-            self._chains.stream_stream,
-            self._chains.active,
-        )
+        chains = self._chains
+        make = self._kinds[kind]
+        chain = getattr(chains, kind)
+        return make(self._core, method, serializer, deserializer, chain, chains.active)

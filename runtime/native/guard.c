@@ -32,7 +32,7 @@ void guard_lent(Link *link)
     struct zh_link_info info;
     Pump *pump = link->pump;
 
-    if (pump->guarded || pump->spawn == NULL)
+    if (pump->guardian != NULL || pump->spawn == NULL)
         return;
     zh_link_info(link->link, &info);
     if (info.holds == 0)
@@ -57,7 +57,7 @@ PyObject *guard_add(Pump *guardian, PyObject *args)
         pump_check_fork(guardian) != 0)
         return NULL;
     Pump *ward = (Pump *)object;
-    if (ward->guarded)
+    if (ward->guardian != NULL)
         Py_RETURN_NONE;
     if (guardian->ward_count == guardian->ward_room) {
         uint32_t room = guardian->ward_room == 0 ? 4 : guardian->ward_room * 2;
@@ -68,7 +68,7 @@ PyObject *guard_add(Pump *guardian, PyObject *args)
         guardian->ward_room = room;
     }
     guardian->wards[guardian->ward_count++] = (Pump *)Py_NewRef(object);
-    ward->guarded = true;
+    ward->guardian = guardian;
     ward->before = Py_NewRef(before);
     ward->polls_seen = ward->polls;
     look_later(guardian, ward);
@@ -92,7 +92,7 @@ static void let_go(Pump *guardian, Pump *ward)
         overhear(guardian, ward, false);
         pump_background(guardian, -1);
     }
-    ward->guarded = false;
+    ward->guardian = NULL;
     Py_CLEAR(ward->before);
     Py_DECREF((PyObject *)ward);
 }
@@ -181,8 +181,9 @@ void guard_hear(Pump *guardian, const struct zh_event *events, int count)
 
 void guard_polled(Pump *ward)
 {
-    /* The first time since it was looked at: it runs, and may stop again unheard. */
-    if (ward->overheard && ward->polls == ward->polls_seen)
-        zh_pump_wake(ward->pump);
+    /* It runs, and may stop again unheard. Its events it may have collected before the guardian
+     * could see any. */
+    if (ward->overheard && ward->look_at == 0)
+        look_later(ward->guardian, ward);
     ward->polls++;
 }

@@ -228,7 +228,7 @@ struct Pump {
     uint64_t last_progress;
     PyObject *spawn; /* callable(pump): starts a background thread; aio: finds a guardian */
     /* Of an event loop's pump, as a ward (see guard.c). */
-    bool guarded;        /* in its guardian's list */
+    Pump *guardian;      /* in whose list it is: borrowed; or NULL */
     bool overheard;      /* its guardian's epoll set watches ours */
     uint32_t polls;      /* by the loop */
     uint32_t polls_seen; /* of these, when its guardian last looked */

@@ -57,6 +57,21 @@ def drop(closes):
     stubs.clear()
     gc.collect()
 
+def in_child():
+    global loop
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    try:
+        loop = asyncio.new_event_loop()
+        channels.clear()
+        stubs.clear()
+        stop(True)
+        ours = zerohop.pumps.sync_pump()
+        os._exit(0 if ours.background == 1 else 2)
+    finally:
+        os._exit(1)
+
 def cpu():
     return time.process_time()
 """
@@ -139,5 +154,16 @@ def test_the_last_one_closes(row, way):
     keeper.ask("server.stop(None).wait()")
     time.sleep(0.3)
     assert source.ask("balance()") == 1
+    keeper.ask("kept.clear()")
+    comes_back(source)
+
+
+def test_a_child_of_the_one_in_the_middle(row):
+    """It looks after loops of its own, and leaves its parent's to the parent."""
+    source, middle, keeper = row
+    middle.ask("stop(False)")
+    time.sleep(0.3)
+    assert middle.ask("in_child()") == 0
+    assert source.ask("balance()") == 2  # the child's, too, which is read on
     keeper.ask("kept.clear()")
     comes_back(source)

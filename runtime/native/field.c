@@ -56,13 +56,13 @@ int message_getbuffer(PyObject *self, Py_buffer *view, int flags)
     }
     if (PyBuffer_FillInfo(view, self, (void *)(uintptr_t)shown.data, shown.bytes, 1, flags) != 0)
         return -1;
-    root->exports++;
+    view->internal = (void *)(uintptr_t)message_export_begin(root);
     return 0;
 }
 
-void message_releasebuffer(PyObject *self, Py_buffer *Py_UNUSED(view))
+void message_releasebuffer(PyObject *self, Py_buffer *view)
 {
-    ((Message *)self)->root->exports--;
+    message_export_end((Message *)self, (uint32_t)(uintptr_t)view->internal);
 }
 
 /* A read-only view of memory that lives as long as the message's root does. */
@@ -292,6 +292,8 @@ int value_slot(Message *owner, const Field *field, PyObject *value, struct zh_sl
     Py_buffer view = {0};
     const char *data;
     Py_ssize_t bytes;
+    uint32_t epoch = owner->root->image.epoch;
+    Message *shows = NULL;
     int result = -1;
 
     if (field->layout->kind == ZH_STRING) {
@@ -319,6 +321,12 @@ int value_slot(Message *owner, const Field *field, PyObject *value, struct zh_sl
             return -1;
         data = view.buf;
         bytes = view.len;
+        shows = bytes >= ZH_IMAGE_BLOB ? received_shown_by(value) : NULL;
+        /* Python code may have sent the message, and either may have renewed it. */
+        if (message_writable(owner) != 0)
+            goto done;
+        if (owner->root->image.epoch != epoch)
+            old = (struct zh_slot){0};
     }
     if (bytes > INT32_MAX) {
         PyErr_SetString(PyExc_ValueError, "a field of more than 2 GiB");
@@ -331,8 +339,8 @@ int value_slot(Message *owner, const Field *field, PyObject *value, struct zh_sl
     }
     /* Not for `bytes`, which lie elsewhere. */
     result = view.obj == NULL ? 0 : blob_adopt(owner, data, (size_t)bytes, slot);
-    if (result == 0 && view.obj != NULL && bytes >= ZH_IMAGE_BLOB)
-        result = received_adopt(owner, value, (const uint8_t *)data, (size_t)bytes, slot);
+    if (result == 0 && shows != NULL)
+        result = received_adopt(owner, shows, (const uint8_t *)data, (size_t)bytes, slot);
     if (result != 0) {
         result = result < 0 ? -1 : 0;
         goto done;
@@ -355,7 +363,8 @@ int value_slot(Message *owner, const Field *field, PyObject *value, struct zh_sl
     }
 done:
     /* Not what was overwritten in place; but what is referred to once more, in place of before. */
-    if (result == 0 && old.count > 0 && (slot->ref != old.ref || slot->room == 0))
+    if (result == 0 && old.count > 0 && (slot->ref != old.ref || slot->room == 0) &&
+        owner->root->image.epoch == epoch)
         message_drop(owner, old.ref);
     if (view.obj != NULL)
         PyBuffer_Release(&view);

@@ -53,6 +53,11 @@ static void mapping_dealloc(Mapping *self)
     Py_DECREF((PyObject *)type);
 }
 
+struct map_index *mapping_index(Container *container)
+{
+    return &((Mapping *)container)->index;
+}
+
 static struct zh_slot slot_of(Mapping *self)
 {
     if (self->base.message->absent)
@@ -187,47 +192,58 @@ static int64_t find(Mapping *self, PyObject *key)
     return -1;
 }
 
-/* A new entry with this key at the end; new reference. */
-static Message *add(Mapping *self, PyObject *key)
+/* Room for `count` entries in an array of our own. Others may change the map meanwhile. */
+static int own_array(Mapping *self, uint64_t count)
 {
-    Class *type = self->base.field->type;
-    zh_ref ref, array_ref;
-
-    /* The entry is written to below, when there is a reference to it already. */
-    if (message_writable_below(self->base.message) != 0)
-        return NULL;
-    struct zh_slot slot = slot_of(self);
-    uint64_t need = ((uint64_t)slot.count + 1) * 8;
-    if (need > slot.room || !message_owns(self->base.message, slot.ref)) {
-        uint64_t room = need > slot.room * 2ull ? need : slot.room * 2ull;
-        uint8_t *to = message_alloc_raw(self->base.message, (size_t)room, &array_ref);
+    for (;;) {
+        struct zh_slot slot = slot_of(self);
+        uint64_t need = count * 8;
+        if (need <= slot.room && message_owns(self->base.message, slot.ref))
+            return 0;
+        zh_ref ref;
+        uint64_t room = need > slot.room && need <= slot.room * 2ull ? slot.room * 2ull : need;
+        uint8_t *to = message_alloc_raw(self->base.message, (size_t)room, &ref);
         if (to == NULL)
-            return NULL;
-        zh_image_refers(&self->base.message->root->image, array_ref);
+            return -1;
+        struct zh_slot now = slot_of(self);
+        if (now.ref != slot.ref || now.count != slot.count || now.room != slot.room)
+            continue;
         if (slot.count > 0) {
             const uint8_t *from =
                 message_at(self->base.message, slot.ref, (uint64_t)slot.count * 8);
             if (from == NULL)
-                return NULL;
+                return -1;
             memcpy(to, from, (size_t)slot.count * 8);
         }
         if (self->index.keys != NULL && self->index.array == slot.ref)
-            self->index.array = array_ref;
-        slot.ref = array_ref;
-        slot.room = (uint32_t)room;
-        set_slot(self, slot);
+            self->index.array = ref;
+        set_slot(self, (struct zh_slot){ref, slot.count, (uint32_t)room});
+        return 0;
     }
-    if (message_alloc(self->base.message, type->layout->size, &ref) == NULL)
+}
+
+/* A new entry with this key at the end; new reference. */
+static Message *add(Mapping *self, PyObject *key)
+{
+    Class *type = self->base.field->type;
+    struct zh_slot slot;
+    zh_ref ref;
+
+    if (message_writable(self->base.message) != 0 ||
+        own_array(self, (uint64_t)slot_of(self).count + 1) != 0 ||
+        message_alloc(self->base.message, type->layout->size, &ref) == NULL)
         return NULL;
     Message *entry = message_part(self->base.message, type, ref);
-    if (entry == NULL || field_set(entry, key_field(self), key) != 0) {
+    /* Both may have had the message renewed, and entries by others. */
+    if (entry == NULL || field_set(entry, key_field(self), key) != 0 ||
+        own_array(self, (uint64_t)slot_of(self).count + 1) != 0) {
         Py_XDECREF((PyObject *)entry);
         return NULL;
     }
     slot = slot_of(self);
     bool right = is_right(self, &self->index, slot) && note(self, key, slot.count);
-    memcpy(zh_image_at(&self->base.message->root->image, slot.ref + (uint64_t)slot.count * 8), &ref,
-           sizeof(ref));
+    uint8_t *array = zh_image_at(&self->base.message->root->image, slot.ref);
+    memcpy(array + (size_t)slot.count * 8, &entry->place, sizeof(entry->place));
     slot.count++;
     set_slot(self, slot);
     changed(self, right, slot);
@@ -237,9 +253,14 @@ static Message *add(Mapping *self, PyObject *key)
 /* Take an entry out; the last one goes to its place. */
 static int cut(Mapping *self, uint32_t at)
 {
-    if (message_writable(self->base.message) != 0)
+    if (message_writable(self->base.message) != 0 || own_array(self, slot_of(self).count) != 0)
         return -1;
     struct zh_slot slot = slot_of(self);
+    if (at >= slot.count) {
+        PyErr_Format(PyExc_RuntimeError, "%U is being changed by another thread",
+                     self->base.field->cls->name);
+        return -1;
+    }
     bool right = false;
     if (is_right(self, &self->index, slot)) {
         PyObject *key = entry_key(self, at);
@@ -248,18 +269,6 @@ static int cut(Mapping *self, uint32_t at)
         Py_XDECREF(last);
         Py_XDECREF(key);
         PyErr_Clear();
-    }
-    if (!message_owns(self->base.message, slot.ref)) {
-        /* Copied by the way in which it grows. */
-        zh_ref ref;
-        uint8_t *to = message_alloc_raw(self->base.message, (size_t)slot.count * 8, &ref);
-        const uint8_t *from = message_at(self->base.message, slot.ref, (uint64_t)slot.count * 8);
-        if (to == NULL || from == NULL)
-            return -1;
-        zh_image_refers(&self->base.message->root->image, ref);
-        memcpy(to, from, (size_t)slot.count * 8);
-        slot.ref = ref;
-        slot.room = slot.count * 8;
     }
     uint8_t *array = zh_image_at(&self->base.message->root->image, slot.ref);
     slot.count--;

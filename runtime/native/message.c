@@ -25,6 +25,32 @@ struct zh_arena *own_arena(void)
     return cached;
 }
 
+/* What was found, as an image has it. */
+static int take_block(struct zh_arena *arena, const struct zh_block *found,
+                      struct zh_image_block *block)
+{
+    if (found->segment >= ZH_REF_FOREIGN) {
+        (void)zh_arena_unref(arena, found->segment, found->page);
+        return -ENOMEM;
+    }
+    *block = (struct zh_image_block){
+        .ref = zh_ref_make(found->segment, (uint64_t)found->page * ZH_PAGE),
+        .data = found->data,
+        .bytes = (size_t)found->pages * ZH_PAGE,
+        .owner = arena,
+    };
+    return 0;
+}
+
+int arena_block(size_t bytes, bool grow, struct zh_image_block *block)
+{
+    struct zh_arena *arena = own_arena();
+    struct zh_block found;
+
+    int error = arena == NULL ? -ENOMEM : zh_arena_alloc(arena, bytes, grow, &found);
+    return error != 0 ? error : take_block(arena, &found, block);
+}
+
 static int arena_alloc(void *context, size_t bytes, struct zh_image_block *block)
 {
     struct zh_arena *arena = own_arena();
@@ -40,19 +66,7 @@ static int arena_alloc(void *context, size_t bytes, struct zh_image_block *block
             error = zh_arena_alloc(arena, bytes, true, &found);
         Py_END_ALLOW_THREADS
     }
-    if (error != 0)
-        return error;
-    if (found.segment >= ZH_REF_FOREIGN) {
-        (void)zh_arena_unref(arena, found.segment, found.page);
-        return -ENOMEM;
-    }
-    *block = (struct zh_image_block){
-        .ref = zh_ref_make(found.segment, (uint64_t)found.page * ZH_PAGE),
-        .data = found.data,
-        .bytes = (size_t)found.pages * ZH_PAGE,
-        .owner = arena,
-    };
-    return 0;
+    return error != 0 ? error : take_block(arena, &found, block);
 }
 
 static void arena_release(void *context, struct zh_image_block *block)
@@ -120,6 +134,7 @@ static int begin_image(Message *self, const struct zh_image_memory *memory)
     if (cls->layout->size > ZH_IMAGE_NEAR) {
         self->fixed = self->image.blocks[0].data;
         self->base = &self->fixed;
+        self->place = self->image.blocks[0].ref;
     }
     return 0;
 }
@@ -197,6 +212,7 @@ void message_dealloc(Message *self)
 
     if (self->root == self) {
         zh_image_free(&self->image);
+        free(self->readers);
         Py_XDECREF((PyObject *)self->received);
         Py_XDECREF(self->map_index.keys);
     } else {
@@ -227,6 +243,7 @@ static int attach(Message *part, zh_ref ref)
         part->base = &part->fixed;
         part->offset = 0;
     }
+    part->place = ref;
     leave(part);
     part->absent = false;
     enter(part);
@@ -381,29 +398,6 @@ static int materialize(Message *self)
     return attach(self, ref);
 }
 
-/* Give the image blocks of its own, since a peer may be reading the ones it has. */
-static int thaw(Message *root)
-{
-    struct zh_image_moves moves;
-    int error = zh_image_thaw(&root->image, root->cls->layout,
-                              root->exports > 0 || root->parts != NULL, &moves);
-
-    if (error != 0)
-        return image_error(error);
-    zh_stat_add(ZH_STAT_BYTES_COPIED, moves.bytes);
-    if (root->base == &root->fixed)
-        root->fixed = zh_image_moved(&moves, root->fixed);
-    for (Message *part = root->parts; part != NULL; part = part->next) {
-        if (part->base == &part->fixed)
-            part->fixed = zh_image_moved(&moves, part->fixed);
-        /* It may have been let go by the message. */
-        zh_image_follow(&root->image, &moves, part->cls->layout, message_struct(part));
-    }
-    zh_image_moves_free(&moves);
-    root->lent = false;
-    return 0;
-}
-
 int message_writable(Message *self)
 {
     Message *root = self->root;
@@ -422,8 +416,10 @@ int message_writable(Message *self)
     }
     if (self->absent && materialize(self) != 0)
         return -1;
-    if (root->lent && self->base == &self->fixed)
-        return thaw(root);
+    if (root->lent && self->base == &self->fixed && !zh_image_owns(&root->image, self->place))
+        return message_thaw(root);
+    if (zh_image_is_full(&root->image))
+        message_tidy(root);
     return 0;
 }
 
@@ -431,7 +427,7 @@ int message_writable_below(Message *self)
 {
     if (message_writable(self) != 0)
         return -1;
-    return self->root->lent ? thaw(self->root) : 0;
+    return self->root->lent ? message_thaw(self->root) : 0;
 }
 
 /* --- memory -------------------------------------------------------------------------------------
@@ -484,7 +480,7 @@ bool message_owns(Message *self, zh_ref ref)
 {
     Message *root = self->root;
 
-    return root->exports == 0 && (zh_ref_segment(ref) == 0 || zh_image_owns(&root->image, ref));
+    return root->exports == 0 && zh_image_owns(&root->image, ref);
 }
 
 void message_drop(Message *self, zh_ref ref)
@@ -548,9 +544,11 @@ int message_copy_counted(Message *self, Message *from, int stat)
         message_space(from, &space);
         error = zh_image_settle(&self->root->image);
         self->root->busy = true;
+        uint32_t epoch = message_export_begin(from);
         if (error == 0)
             error = zh_image_copy(&self->root->image, self->cls->layout, message_struct(self),
                                   &space, message_struct(from), &copied);
+        message_export_end(from, epoch);
         self->root->busy = false;
         if (stat >= 0)
             zh_stat_add((enum zh_stat)stat, copied);

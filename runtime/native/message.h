@@ -73,6 +73,7 @@ struct Message {
     uint8_t **base;  /* what the struct's place is counted from: the root, which may move, or... */
     uint8_t *fixed;  /* ... the struct itself, in a block or a peer's memory */
     size_t offset;   /* from *base */
+    zh_ref place;    /* the struct by reference, if it is there */
     Message *root;   /* strong, but for the root's own */
     Message *parent; /* strong, while absent */
     const Field *field;
@@ -84,10 +85,12 @@ struct Message {
     uint32_t map_changes;
     struct map_index map_index;
     Received *received; /* strong, of the root of a received message: what keeps its memory */
-    uint32_t exports;   /* root: views of its memory */
+    uint32_t exports;   /* root: views of its memory, */
+    uint32_t older;     /* and how many epochs of its image before this one they are of: */
+    struct zh_image_readers *readers; /* those of each, with room for one more */
     bool absent;
     bool readonly;         /* root: received */
-    bool lent;             /* root: a peer may be reading its blocks */
+    bool lent;             /* root: a peer may be reading structs in its blocks */
     bool busy;             /* root: the image library holds pointers into it */
     struct zh_image image; /* root only */
     uint8_t inside[];
@@ -102,6 +105,15 @@ static inline uint8_t *message_struct(const Message *self)
 {
     return *self->base + self->offset;
 }
+
+/* renewal.c: what is no longer of use, or not ours alone */
+/* Structs that a peer may be reading are replaced. 0, or -1 with an exception. */
+int message_thaw(Message *root);
+/* Much has been allocated: garbage goes, if it is much. Never fails. */
+void message_tidy(Message *root);
+/* Somebody reads memory of the message: it stays until the end, which is told what begin gave. */
+uint32_t message_export_begin(Message *self);
+void message_export_end(Message *self, uint32_t epoch);
 
 /* message_class.c */
 int message_class_init(PyObject *module);
@@ -159,6 +171,9 @@ Py_ssize_t message_wire_size(Message *self);
 PyObject *message_serialize(Message *self, bool sorted);
 /* Turn a negative result of the image library into an exception; returns -1. */
 int image_error(int error);
+/* A block of the arena of our own. `grow`: also if memory has to be committed first, else -EAGAIN.
+ * Other threads do not run meanwhile. 0 or a negative errno. */
+int arena_block(size_t bytes, bool grow, struct zh_image_block *block);
 /* The second has copies refer to peers' blobs, where the first copies them. */
 extern const struct zh_image_memory arena_memory, forwarding_memory;
 /* The arena for peers of our own uid: where messages are built. What geteuid says is asked for at
@@ -199,6 +214,10 @@ int mapping_init(PyObject *module);
 PyObject *repeated_get(Message *self, const Field *field);
 int repeated_extend(Message *self, const Field *field, PyObject *values);
 PyObject *mapping_get(Message *self, const Field *field);
+/* The index of a container that is a map. */
+struct map_index *mapping_index(Container *container);
+/* Do buffers of it exist, so that its array must not move? */
+bool repeated_is_exported(const Container *container);
 int mapping_update(Message *self, const Field *field, PyObject *values);
 
 /* message_methods.c */
@@ -239,11 +258,14 @@ bool received_inherited(const void *received);
 uint64_t received_bytes(PyObject *object);
 /* Resolve references to other segments in what has been received. */
 void received_space(Received *received, struct zh_space *space);
+/* The message behind a memoryview, also when numpy has made an array of it; NULL: none. Borrowed of
+ * the value; asking may run Python code. */
+Message *received_shown_by(PyObject *value);
 /*
- * If these bytes, which `value` shows, lie in a peer's memory, make the message refer to them and
- * hold them: 1 with the slot filled; 0 if not; -1 with an exception.
+ * If these bytes, which the message `from` shows, lie in a peer's memory, make the owner refer to
+ * them and hold them: 1 with the slot filled; 0 if not; -1 with an exception.
  */
-int received_adopt(Message *owner, PyObject *value, const uint8_t *data, size_t bytes,
+int received_adopt(Message *owner, Message *from, const uint8_t *data, size_t bytes,
                    struct zh_slot *slot);
 /*
  * The `refer` of images. Of messages: blobs of bytes, in what has been received and where nobody

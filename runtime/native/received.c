@@ -162,8 +162,7 @@ struct zh_link *received_link(const void *received)
     return ((const Received *)received)->link;
 }
 
-/* What shows memory: the message behind a memoryview, also when numpy has made an array of it. */
-static Message *shown_by(PyObject *value)
+Message *received_shown_by(PyObject *value)
 {
     static PyObject *obj, *base;
     Message *found = NULL;
@@ -253,11 +252,10 @@ static int refer_to(struct zh_image *image, Received *received, const uint8_t *d
     return adopt_held(image, &block, block.ref, bytes, slot);
 }
 
-int received_adopt(Message *owner, PyObject *value, const uint8_t *data, size_t bytes,
+int received_adopt(Message *owner, Message *from, const uint8_t *data, size_t bytes,
                    struct zh_slot *slot)
 {
-    Message *from = shown_by(value);
-    int has = from == NULL ? 0 : refer_to(&owner->root->image, from->received, data, bytes, slot);
+    int has = refer_to(&owner->root->image, from->received, data, bytes, slot);
 
     return has < 0 ? image_error(has) : has;
 }

@@ -25,42 +25,62 @@ static void repeated_dealloc(Repeated *self)
     Py_DECREF((PyObject *)type);
 }
 
+bool repeated_is_exported(const Container *container)
+{
+    return ((const Repeated *)container)->exports > 0;
+}
+
+/* Another thread may have changed or renewed it while memory was committed. */
+static bool changed_since(Repeated *self, struct zh_slot slot)
+{
+    struct zh_slot now = slot_of(self);
+
+    return now.ref != slot.ref || now.count != slot.count || now.room != slot.room;
+}
+
+/* The same as repeated_own_array, where the message itself is writable. It is not renewed. */
+static int own_memory(Repeated *self, uint32_t count)
+{
+    for (;;) {
+        struct zh_slot slot = slot_of(self);
+        uint64_t need = (uint64_t)count * width_of(self);
+        if (need == 0 || (need <= slot.room && message_owns(self->base.message, slot.ref)))
+            return 0;
+        if (self->exports > 0) {
+            PyErr_SetString(PyExc_BufferError,
+                            "Existing exports of data: object cannot be re-sized");
+            return -1;
+        }
+        uint64_t room = need <= slot.room         ? slot.room
+                        : need > slot.room * 2ull ? need
+                                                  : slot.room * 2ull;
+        room = (room + 7) & ~(uint64_t)7;
+        if (need > INT32_MAX) {
+            PyErr_SetString(PyExc_ValueError, "a repeated field of more than 2 GiB");
+            return -1;
+        }
+        if (room > INT32_MAX)
+            room = INT32_MAX & ~7;
+        zh_ref ref;
+        uint8_t *to = message_alloc_raw(self->base.message, (size_t)room, &ref);
+        if (to == NULL)
+            return -1;
+        if (changed_since(self, slot))
+            continue;
+        size_t used = (size_t)slot.count * width_of(self);
+        const uint8_t *from = used > 0 ? array_of(self, slot) : NULL;
+        if (used > 0 && from == NULL)
+            return -1;
+        if (used > 0)
+            memcpy(to, from, used);
+        set_slot(self, (struct zh_slot){ref, slot.count, (uint32_t)room});
+        return 0;
+    }
+}
+
 int repeated_own_array(Repeated *self, uint32_t count)
 {
-    if (message_writable(self->base.message) != 0)
-        return -1;
-    struct zh_slot slot = slot_of(self);
-    uint64_t need = (uint64_t)count * width_of(self);
-    if (need == 0 || (need <= slot.room && message_owns(self->base.message, slot.ref)))
-        return 0;
-    if (self->exports > 0) {
-        PyErr_SetString(PyExc_BufferError, "Existing exports of data: object cannot be re-sized");
-        return -1;
-    }
-    uint64_t room = need <= slot.room         ? slot.room
-                    : need > slot.room * 2ull ? need
-                                              : slot.room * 2ull;
-    room = (room + 7) & ~(uint64_t)7;
-    if (need > INT32_MAX) {
-        PyErr_SetString(PyExc_ValueError, "a repeated field of more than 2 GiB");
-        return -1;
-    }
-    if (room > INT32_MAX)
-        room = INT32_MAX & ~7;
-    zh_ref ref;
-    uint8_t *to = message_alloc_raw(self->base.message, (size_t)room, &ref);
-    if (to == NULL)
-        return -1;
-    if (slot.count > 0) {
-        const uint8_t *from = array_of(self, slot);
-        if (from == NULL)
-            return -1;
-        memcpy(to, from, (size_t)slot.count * width_of(self));
-    }
-    if (self->base.field->type != NULL || width_of(self) == 16)
-        zh_image_refers(&self->base.message->root->image, ref);
-    set_slot(self, (struct zh_slot){ref, slot.count, (uint32_t)room});
-    return 0;
+    return message_writable(self->base.message) != 0 ? -1 : own_memory(self, count);
 }
 
 uint8_t *repeated_element(Repeated *self, uint32_t at)
@@ -81,6 +101,10 @@ static int put(Repeated *self, uint32_t at, PyObject *value)
         if (at < slot_of(self).count)
             old = zh_load_slot(repeated_element(self, at));
         if (value_slot(self->base.message, field, value, old, &slot) != 0)
+            return -1;
+        /* Asking it for its memory may have sent the message. */
+        if (!zh_image_owns(&self->base.message->root->image, slot_of(self).ref) &&
+            own_memory(self, at + 1) != 0)
             return -1;
         memcpy(repeated_element(self, at), &slot, sizeof(slot));
         return 0;
@@ -110,15 +134,18 @@ static int append(Repeated *self, PyObject *value)
 /* A new message at the end; new reference. */
 static Message *add(Repeated *self)
 {
-    struct zh_slot slot = slot_of(self);
     Class *type = self->base.field->type;
+    struct zh_slot slot;
     zh_ref ref;
 
-    if (repeated_own_array(self, slot.count + 1) != 0 ||
-        message_alloc(self->base.message, type->layout->size, &ref) == NULL)
-        return NULL;
+    do {
+        if (repeated_own_array(self, slot_of(self).count + 1) != 0)
+            return NULL;
+        slot = slot_of(self);
+        if (message_alloc(self->base.message, type->layout->size, &ref) == NULL)
+            return NULL;
+    } while (changed_since(self, slot));
     memcpy(repeated_element(self, slot.count), &ref, sizeof(ref));
-    slot = slot_of(self);
     slot.count++;
     set_slot(self, slot);
     return message_part(self->base.message, type, ref);

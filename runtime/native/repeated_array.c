@@ -174,7 +174,7 @@ int repeated_getbuffer(PyObject *object, Py_buffer *view, int flags)
     const uint8_t *array = slot.count == 0 ? (const uint8_t *)&nothing : array_of(self, slot);
     if (array == NULL)
         return -1;
-    Py_ssize_t *dimensions = PyMem_Malloc(2 * sizeof(Py_ssize_t));
+    Py_ssize_t *dimensions = PyMem_Malloc(3 * sizeof(Py_ssize_t));
     if (dimensions == NULL) {
         PyErr_NoMemory();
         return -1;
@@ -182,6 +182,7 @@ int repeated_getbuffer(PyObject *object, Py_buffer *view, int flags)
     size_t width = width_of(self);
     dimensions[0] = (Py_ssize_t)slot.count;
     dimensions[1] = (Py_ssize_t)width;
+    dimensions[2] = (Py_ssize_t)message_export_begin(root);
     *view = (Py_buffer){
         .buf = (void *)(uintptr_t)array,
         .obj = Py_NewRef(object),
@@ -195,7 +196,6 @@ int repeated_getbuffer(PyObject *object, Py_buffer *view, int flags)
         .internal = dimensions,
     };
     self->exports++;
-    root->exports++;
     return 0;
 }
 
@@ -203,7 +203,8 @@ void repeated_releasebuffer(PyObject *object, Py_buffer *view)
 {
     Repeated *self = (Repeated *)object;
 
+    uint32_t epoch = (uint32_t)((const Py_ssize_t *)view->internal)[2];
     PyMem_Free(view->internal);
     self->exports--;
-    self->base.message->root->exports--;
+    message_export_end(self->base.message, epoch);
 }

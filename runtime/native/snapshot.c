@@ -10,7 +10,7 @@ PyTypeObject *Snapshot_Type;
 
 /*
  * What a message was when it was sent: a copy of its root, and references to its blocks, which
- * nobody writes to from then on (see thaw). Owns one reference to each block.
+ * nobody writes to from then on (see zh_image_lend). Owns one reference to each block.
  */
 typedef struct {
     PyObject_HEAD
@@ -74,7 +74,7 @@ static Snapshot *inherited(Snapshot *self)
 static Snapshot *snapshot_of(Message *message)
 {
     struct zh_image *image = &message->image;
-    if (message->exports == 0 && message->parts == NULL)
+    if (message->exports == 0 && !message->busy)
         zh_image_purge(image);
     Snapshot *self = snapshot_alloc(message->cls, image->root_used);
 
@@ -92,7 +92,7 @@ static Snapshot *snapshot_of(Message *message)
     }
     uint64_t outside = 0;
     for (uint32_t i = 0; i < image->block_count; i++) {
-        struct zh_image_block *block = &image->blocks[i];
+        const struct zh_image_block *block = &image->blocks[i];
         if (!block->chunk && block->uses == 0)
             continue; /* kept for those who still read it */
         outside += block->used;
@@ -117,9 +117,9 @@ static Snapshot *snapshot_of(Message *message)
             return inherited(self);
         self->arena = block->owner;
         self->blocks[self->block_count++] = place;
-        block->lent = true;
     }
-    message->lent = true;
+    zh_image_lend(image);
+    message->lent = self->block_count > 0 || message->lent;
     return self;
 }
 

@@ -262,8 +262,6 @@ static __attribute__((noinline)) uint8_t *append_slow(struct decoder *d, struct 
     data = zh_array_reserve(d->image, slot, field->width, data, 1, &d->error);
     if (data == NULL)
         return NULL;
-    if (field->width == 16 || field->kind == ZH_SUBMESSAGE)
-        zh_image_refers(d->image, zh_load64(slot));
     f->array = field;
     f->data = data;
     zh_store32(slot + 8, count + 1);

@@ -65,6 +65,12 @@ size_t zh_image_root_least(const struct zh_layout *layout)
     return layout->size > ZH_IMAGE_NEAR ? sizeof(zh_ref) : layout->size;
 }
 
+/* Is it there only for those who still read it? */
+static bool is_kept(const struct zh_image_block *block)
+{
+    return !block->chunk && block->uses == 0;
+}
+
 /* Enter a block in the list; NULL when out of memory. */
 static struct zh_image_block *add_block(struct zh_image *image, const struct zh_image_block *block)
 {
@@ -76,8 +82,12 @@ static struct zh_image_block *add_block(struct zh_image *image, const struct zh_
         image->blocks = blocks;
         image->block_room = room;
     }
-    image->blocks[image->block_count] = *block;
-    return &image->blocks[image->block_count++];
+    struct zh_image_block *added = &image->blocks[image->block_count++];
+    *added = *block;
+    added->born = image->epoch;
+    added->lent = 0;
+    image->held += block->bytes;
+    return added;
 }
 
 static struct zh_image_block *alloc_block(struct zh_image *image, size_t bytes)
@@ -105,6 +115,7 @@ int zh_image_init(struct zh_image *image, const struct zh_layout *layout,
         .root = inside,
         .root_used = (uint32_t)least,
         .root_room = (uint32_t)(room > ZH_IMAGE_ROOT ? ZH_IMAGE_ROOT : room),
+        .worth = ZH_IMAGE_GARBAGE,
     };
     if (layout->size > ZH_IMAGE_NEAR) {
         struct zh_image_block *block = alloc_block(image, layout->size);
@@ -130,6 +141,7 @@ void zh_image_free(struct zh_image *image)
         free(image->root);
     image->blocks = NULL;
     image->block_count = image->block_room = image->open = 0;
+    image->held = image->kept = 0;
     image->root = NULL;
     image->root_owned = false;
 }
@@ -200,36 +212,37 @@ uint8_t *zh_image_alloc(struct zh_image *image, size_t bytes, zh_ref *ref)
     uint8_t *data = zh_image_alloc_raw(image, bytes, ref);
 
     /* Smaller pieces come from memory that was zeroed as a whole. */
-    if (data != NULL && bytes >= ZH_IMAGE_BLOB) {
+    if (data != NULL && bytes >= ZH_IMAGE_BLOB)
         memset(data, 0, bytes);
-        zh_image_refers(image, *ref); /* a struct, or an array of slots */
-    }
     return data;
 }
 
-void zh_image_refers(struct zh_image *image, zh_ref ref)
+/* The block around a reference to another segment than the root; NULL: none. */
+static const struct zh_image_block *find_block(struct zh_image *image, zh_ref ref)
 {
-    for (uint32_t i = image->block_count; zh_ref_segment(ref) != 0 && i-- > 0;) {
-        struct zh_image_block *block = &image->blocks[i];
-        if (ref < block->ref || ref - block->ref >= block->bytes)
-            continue;
-        block->chunk = true;
-        block->uses = 0;
-        return;
+    /* Whoever appends comes back to the array, and allocates elsewhere. */
+    if (image->hit < image->block_count) {
+        const struct zh_image_block *block = &image->blocks[image->hit];
+        if (ref >= block->ref && ref - block->ref < block->bytes)
+            return block;
     }
+    /* The last ones are the likeliest. */
+    for (uint32_t i = image->block_count; i-- > 0;) {
+        const struct zh_image_block *block = &image->blocks[i];
+        if (ref >= block->ref && ref - block->ref < block->bytes) {
+            image->hit = i;
+            return block;
+        }
+    }
+    return NULL;
 }
 
 uint8_t *zh_image_at(struct zh_image *image, zh_ref ref)
 {
     if (zh_ref_segment(ref) == 0)
         return ref < image->root_used ? image->root + ref : NULL;
-    /* The last ones are the likeliest. */
-    for (uint32_t i = image->block_count; i-- > 0;) {
-        struct zh_image_block *block = &image->blocks[i];
-        if (ref >= block->ref && ref - block->ref < block->bytes)
-            return block->data + (ref - block->ref);
-    }
-    return NULL;
+    const struct zh_image_block *block = find_block(image, ref);
+    return block == NULL ? NULL : block->data + (ref - block->ref);
 }
 
 static const uint8_t *own_far(void *context, zh_ref ref, uint64_t bytes)
@@ -278,11 +291,19 @@ const struct zh_image_block *zh_space_block(const struct zh_space *space, zh_ref
 
 static void remove_block(struct zh_image *image, uint32_t at)
 {
-    image->memory->release(image->context, &image->blocks[at]);
+    struct zh_image_block block = image->blocks[at];
+
     image->block_count--;
     if (image->open == image->block_count + 1)
         image->open = at + 1; /* the last one, which takes the place */
     image->blocks[at] = image->blocks[image->block_count];
+    image->held -= block.bytes;
+    if (is_kept(&block))
+        image->kept -= block.bytes;
+    /* What there was does not count for ever. */
+    uint64_t most = ZH_IMAGE_GARBAGE + 5 * image->held;
+    image->worth = image->worth < most ? image->worth : most;
+    image->memory->release(image->context, &block);
 }
 
 static bool overlap(const struct zh_image_block *one, const struct zh_image_block *other)
@@ -314,6 +335,7 @@ static bool join_views(struct zh_image *image, const struct zh_image_block *bloc
     size_t before;
 
     all.uses = 1;
+    all.born = image->epoch;
     do {
         before = all.bytes;
         for (uint32_t i = 0; i < image->block_count; i++) {
@@ -325,12 +347,17 @@ static bool join_views(struct zh_image *image, const struct zh_image_block *bloc
         if (!overlap(&image->blocks[i], &all))
             continue;
         all.uses += image->blocks[i].uses;
+        if (image->blocks[i].born < all.born)
+            all.born = image->blocks[i].born;
         if (kept != UINT32_MAX)
             remove_block(image, kept); /* behind `i`, which stays where it is */
         kept = i;
     }
     if (kept == UINT32_MAX)
         return false;
+    if (is_kept(&image->blocks[kept]))
+        image->kept -= image->blocks[kept].bytes;
+    image->held += all.bytes - image->blocks[kept].bytes;
     all.owner = image->blocks[kept].owner;
     image->blocks[kept] = all;
     return true;
@@ -341,8 +368,11 @@ int zh_image_adopt(struct zh_image *image, const struct zh_image_block *block)
     if ((zh_ref_segment(block->ref) & ZH_REF_FOREIGN) != 0 && join_views(image, block))
         return 1;
     for (uint32_t i = image->block_count; i-- > 0;) {
-        if (image->blocks[i].ref == block->ref && image->blocks[i].bytes == block->bytes) {
-            image->blocks[i].uses++;
+        struct zh_image_block *same = &image->blocks[i];
+        if (same->ref == block->ref && same->bytes == block->bytes) {
+            if (is_kept(same))
+                image->kept -= same->bytes;
+            same->uses++;
             return 1;
         }
     }
@@ -362,28 +392,57 @@ void zh_image_drop(struct zh_image *image, zh_ref ref, bool later)
         struct zh_image_block *block = &image->blocks[i];
         if (ref < block->ref || ref - block->ref >= block->bytes)
             continue;
-        if (!block->chunk && block->uses > 0 && --block->uses == 0 && !later)
+        if (block->chunk || block->uses == 0 || --block->uses > 0)
+            return;
+        image->kept += block->bytes;
+        block->kept = image->epoch;
+        if (!later)
             remove_block(image, i);
         return;
     }
 }
 
-bool zh_image_owns(const struct zh_image *image, zh_ref ref)
+void zh_image_purge(struct zh_image *image)
 {
-    if (zh_ref_segment(ref) == 0)
-        return true;
-    for (uint32_t i = image->block_count; i-- > 0;) {
-        const struct zh_image_block *block = &image->blocks[i];
-        if (ref >= block->ref && ref - block->ref < block->bytes)
-            return !block->lent && (block->chunk || block->uses > 0);
+    zh_image_purge_unread(image, NULL, 0, true);
+}
+
+static bool is_read(const struct zh_image_block *block, const struct zh_image_readers *readers,
+                    uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        if (readers[i].epoch >= block->born && readers[i].epoch <= block->kept)
+            return true;
     }
     return false;
 }
 
-void zh_image_purge(struct zh_image *image)
+void zh_image_purge_unread(struct zh_image *image, const struct zh_image_readers *readers,
+                           uint32_t count, bool now)
 {
-    for (uint32_t i = image->block_count; i-- > 0;) {
-        if (!image->blocks[i].chunk && image->blocks[i].uses == 0)
-            remove_block(image, i);
+    for (uint32_t i = image->block_count; i-- > 0 && image->kept > 0;) {
+        const struct zh_image_block *block = &image->blocks[i];
+        if (!is_kept(block) || (!now && block->kept == image->epoch) ||
+            is_read(block, readers, count))
+            continue;
+        /* As if it had not been there when that was found. */
+        image->worth -= image->worth < block->bytes ? image->worth : block->bytes;
+        remove_block(image, i);
     }
+}
+
+void zh_image_lend(struct zh_image *image)
+{
+    for (uint32_t i = 0; i < image->block_count; i++) {
+        struct zh_image_block *block = &image->blocks[i];
+        block->lent = block->chunk ? block->used : block->bytes;
+    }
+}
+
+bool zh_image_owns(struct zh_image *image, zh_ref ref)
+{
+    if (zh_ref_segment(ref) == 0)
+        return true;
+    const struct zh_image_block *block = find_block(image, ref);
+    return block != NULL && !is_kept(block) && ref - block->ref >= block->lent;
 }

@@ -246,11 +246,8 @@ static uint8_t *append(struct zh_image *image, uint8_t *slot_at, uint8_t *data, 
         *error = -EMSGSIZE;
         return NULL;
     }
-    uint8_t *before = data;
     data = zh_array_reserve(image, slot_at, 8, data, 1, error);
     if (data != NULL) {
-        if (data != before)
-            zh_image_refers(image, zh_load64(slot_at));
         zh_store64(data + 8 * (size_t)count, ref);
         zh_store32(slot_at + 8, count + 1);
     }

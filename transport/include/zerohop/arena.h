@@ -29,7 +29,7 @@ struct zh_block {
     uint32_t segment; /* id, never reused while the process lives */
     uint32_t page;    /* first page in the segment */
     uint32_t pages;
-    bool blob; /* bytes or an array, which programs may have views of: see zh_arena_protect */
+    bool blob; /* of one thing, which programs may have views of: see zh_arena_protect */
     uint8_t *data;
 };
 

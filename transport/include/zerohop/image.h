@@ -18,6 +18,7 @@
 #define ZH_IMAGE_BLOB 4096u     /* from here on, a block of its own */
 #define ZH_IMAGE_DEPTH 100      /* protobuf's default limit */
 #define ZH_IMAGE_MOST INT32_MAX /* bytes of a message on the wire, as in protobuf */
+#define ZH_IMAGE_GARBAGE 65536u /* bytes outside the root that nobody minds */
 
 /* --- layouts -------------------------------------------------------------------------------- */
 
@@ -202,11 +203,12 @@ struct zh_image_block {
     zh_ref ref; /* of its first byte */
     uint8_t *data;
     size_t bytes;
-    size_t used;   /* of a blob: all of what its slot has */
-    void *owner;   /* of whoever allocated it */
-    bool chunk;    /* holds many things, structs among them; or references */
-    bool lent;     /* has been sent: whoever was sent it may be reading it */
-    uint32_t uses; /* a blob: slots that refer to it */
+    size_t used;         /* of a blob: all of what its slot has */
+    void *owner;         /* of whoever allocated it */
+    bool chunk;          /* holds many things, structs among them */
+    uint32_t uses;       /* a blob: slots that refer to it; 0: kept for those who still read it */
+    size_t lent;         /* bytes from the first one on that others read: see zh_image_lend */
+    uint32_t born, kept; /* the image's epochs when it came, and when its last use went */
 };
 
 struct zh_image_memory {
@@ -225,8 +227,8 @@ struct zh_image_memory {
  * A message that is being built, and the memory that it has outside its root. Owner: whoever made
  * it; it is not shared between threads without a lock.
  *
- * Pointers into blocks stay valid while the image lives; those into the root until something is
- * allocated, unless zh_image_settle has been called.
+ * Pointers into blocks stay valid while the image lives, but for zh_image_drop and zh_image_renew;
+ * those into the root until something is allocated, unless zh_image_settle has been called.
  */
 struct zh_image {
     const struct zh_image_memory *memory;
@@ -236,8 +238,13 @@ struct zh_image {
     bool root_owned; /* by malloc; else it lies where zh_image_init was told */
     uint32_t block_count, block_room;
     uint32_t open;     /* 1 + the block that is being filled; 0: none */
-    uint32_t found;    /* the block in which a reader of our own found something last */
+    uint32_t found;    /* the block in which a reader of our own found something last, */
+    uint32_t hit;      /* and that in which a writer did */
     uint32_t expected; /* bytes that somebody is going to need: the next chunk is made for them */
+    uint32_t epoch;    /* grows with every renewal */
+    uint64_t held;     /* bytes of all blocks, */
+    uint64_t kept;     /* of those that are kept, */
+    uint64_t worth;    /* and of how many on it is worth to look for garbage */
     struct zh_image_block *blocks;
 };
 
@@ -257,12 +264,10 @@ ZH_API int zh_image_settle(struct zh_image *image);
 /*
  * `bytes` zeroed bytes (at least 1), 8-aligned, and their reference: in the root, a chunk, or (from
  * ZH_IMAGE_BLOB on) a block of their own. NULL when out of memory: nothing has changed then.
- * zh_image_alloc_raw leaves what it gives from ZH_IMAGE_BLOB on as it was: for who fills all of it,
- * with bytes or scalars. If it is with references, zh_image_refers says so.
+ * zh_image_alloc_raw leaves what it gives from ZH_IMAGE_BLOB on as it was: for who fills all of it.
  */
 ZH_API uint8_t *zh_image_alloc_raw(struct zh_image *image, size_t bytes, zh_ref *ref);
 ZH_API uint8_t *zh_image_alloc(struct zh_image *image, size_t bytes, zh_ref *ref);
-ZH_API void zh_image_refers(struct zh_image *image, zh_ref ref);
 
 /* The bytes at a reference of our own. */
 ZH_API uint8_t *zh_image_at(struct zh_image *image, zh_ref ref);
@@ -281,37 +286,59 @@ ZH_API int zh_image_adopt(struct zh_image *image, const struct zh_image_block *b
  * (`later`: somebody may be reading it) by the next call of zh_image_purge.
  */
 ZH_API void zh_image_drop(struct zh_image *image, zh_ref ref, bool later);
-ZH_API void zh_image_purge(struct zh_image *image);
-/* Has nobody been sent the block at this reference, and is it not one that is there only for those
- * who still read it? Then it can be written to. */
-ZH_API bool zh_image_owns(const struct zh_image *image, zh_ref ref);
 
-/* Where zh_image_thaw has moved blocks. */
-struct zh_image_moves {
-    uint64_t bytes;
-    uint32_t count;
-    struct zh_image_move {
-        const uint8_t *from;
-        uint8_t *to;
-        size_t bytes;
-        zh_ref from_ref, to_ref;
-    } * moves;
+/* Give back all blocks that are kept, since nobody reads them any more. */
+ZH_API void zh_image_purge(struct zh_image *image);
+/* Readers that came in one epoch of the image. */
+struct zh_image_readers {
+    uint32_t epoch, count;
+};
+/* Give back those kept blocks that none of these can have seen; `now`: nor those of this epoch. */
+ZH_API void zh_image_purge_unread(struct zh_image *image, const struct zh_image_readers *readers,
+                                  uint32_t count, bool now);
+
+/* Others read from now on what the image has outside its root: it is not overwritten any more. */
+ZH_API void zh_image_lend(struct zh_image *image);
+/* May what lies at `ref` be overwritten, for nobody but us reads it? */
+ZH_API bool zh_image_owns(struct zh_image *image, zh_ref ref);
+
+/* Has so much been allocated that zh_image_renew may find garbage? */
+static inline bool zh_image_is_full(const struct zh_image *image)
+{
+    return image->held > image->worth;
+}
+
+/* A struct of the image that somebody outside refers to. */
+struct zh_image_part {
+    const struct zh_layout *layout;
+    zh_ref ref;  /* where it is; afterwards: where it is then */
+    uint8_t *at; /* the same afterwards */
+};
+
+struct zh_image_renewal {
+    bool if_worth; /* only if there is much more garbage than content */
+    bool keep;     /* somebody reads the old blocks: they are not given back at once */
+    /* Structs that stay, with all they have, whether the message itself has them or not. */
+    struct zh_image_part *parts;
+    size_t part_count;
+    /* Arrays of scalars that stay where they are, unless they are lent. */
+    const zh_ref *pinned;
+    uint32_t pinned_count;
+    /* References to arrays of maps, which follow them. */
+    zh_ref **watched;
+    uint32_t watched_count;
+    uint64_t needed; /* afterwards: bytes of new blocks, also when there were none, */
+    uint64_t copied; /* and how many were copied */
 };
 
 /*
- * Replace all chunks by copies, which nobody but us knows, and make the message refer to them. The
- * old ones are released, or kept for those who still read them until the image ends. `layout`: of
- * the root. 0 or -ENOMEM, with everything as before.
+ * Move all that the message and `parts` have out of its chunks, and what holds references out of
+ * lent blocks, into new ones: all structs are ours to write to then. Old blocks in which nothing is
+ * left are given back or kept. `layout`: of the root. The root's own memory stays where it is. 0;
+ * 1: not worth it; or a negative errno of the memory's, with everything as before.
  */
-ZH_API int zh_image_thaw(struct zh_image *image, const struct zh_layout *layout, bool keep,
-                         struct zh_image_moves *moves);
-/* Make a struct of the image, and what it contains, refer to the new chunks. For structs that the
- * message itself no longer refers to; done twice it does nothing. */
-ZH_API void zh_image_follow(struct zh_image *image, const struct zh_image_moves *moves,
-                            const struct zh_layout *layout, uint8_t *at);
-/* The new place of what lay at `at`. */
-ZH_API uint8_t *zh_image_moved(const struct zh_image_moves *moves, uint8_t *at);
-ZH_API void zh_image_moves_free(struct zh_image_moves *moves);
+ZH_API int zh_image_renew(struct zh_image *image, const struct zh_layout *layout,
+                          struct zh_image_renewal *renewal);
 
 /* --- protobuf's wire encoding ---------------------------------------------------------------- */
 

@@ -6,15 +6,18 @@ changed after what they were parts of.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from google.protobuf.message import EncodeError
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from msgharness import OURS, PB2, build, content, is_map, outcome, plain, plans, same, values
+from zerohop import _native
 
 changes = settings(
     max_examples=100,
@@ -51,6 +54,8 @@ class Pool:
         plan = data.draw(plans(PB2[name].DESCRIPTOR, 2), label="begin with")
         theirs, ours = build(PB2[name], plan), build(OURS[name], plan)
         self.handles = [Handle("message", theirs, ours, theirs.DESCRIPTOR)]
+        self.sent: list[Any] = []
+        self.views: list[tuple[memoryview, bytes]] = []
 
     def draw(self, strategy: Any, label: str | None = None) -> Any:
         return self.data.draw(strategy, label=label)
@@ -71,6 +76,53 @@ class Pool:
         getattr(self, handle.kind)(handle)
         for one in self.handles:
             one.same()
+
+    # --- what makes a message move ---
+
+    def send(self) -> None:
+        """All its blocks are lent: the next change is made in others."""
+        with contextlib.suppress(EncodeError):  # required fields are missing
+            self.sent.append(_native.snapshot(self.handles[0].ours))
+
+    def waste(self) -> None:
+        """A field takes many values, which are garbage, and then its own again."""
+        first = self.handles[0]
+        names = [f.name for f in first.descriptor.fields if f.type == f.TYPE_STRING]
+        names = [name for name in names if isinstance(getattr(first.theirs, name), str)]
+        if not names:
+            return
+        name = self.draw(st.sampled_from(names), "field")
+        field = first.descriptor.fields_by_name[name]
+        for message in first.theirs, first.ours:
+            was_set = not field.has_presence or message.HasField(name)
+            within = field.containing_oneof
+            if not was_set and within is not None and message.WhichOneof(within.name):
+                continue  # it would be another oneof
+            before = getattr(message, name)
+            for length in range(100, 4096, 80):
+                setattr(message, name, "x" * length)
+            setattr(message, name, before)
+            if not was_set:
+                message.ClearField(name)
+
+    def view(self) -> None:
+        """A view of bytes, which stay what they are."""
+        first = self.handles[0]
+        for field in first.descriptor.fields:
+            view = getattr(first.ours, field.name)
+            if isinstance(view, memoryview):
+                self.views.append((view, bytes(view)))
+
+    def move(self) -> None:
+        what = self.draw(st.sampled_from(["send", "waste", "waste", "view", "look away"]), "move")
+        if what == "look away":
+            self.views = self.views[1:]
+            self.sent = self.sent[1:]
+        else:
+            getattr(self, what)()
+        for one in self.handles:
+            one.same()
+        assert all(view == content for view, content in self.views)
 
     # --- messages ---
 
@@ -254,3 +306,17 @@ def test_sequences_of_changes(short: str, data: st.DataObject) -> None:
         pool.step()
     first = pool.handles[0]
     same(copy.deepcopy(first.theirs), copy.deepcopy(first.ours))
+
+
+@pytest.mark.parametrize("short", ["Everything", "Tree", "Legacy", "Edition", "Scalars", "Wide"])
+@changes
+@given(data=st.data())
+def test_changes_of_what_moves(short: str, data: st.DataObject) -> None:
+    pool = Pool(data, short)
+    first = pool.handles[0]
+    for _ in range(data.draw(st.integers(1, 12), "steps")):
+        pool.move()
+        pool.step()
+        # A message that is cleared as a part takes the place of all handles.
+        pool.handles = [first, *(one for one in pool.handles if one is not first)]
+    assert all(view == content for view, content in pool.views)

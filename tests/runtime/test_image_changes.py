@@ -8,8 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 import zerohop
+from apiharness import eventually
+from faultharness import balance
 from generatedharness import generate
 from runharness import PROGRAMS
 
@@ -186,6 +189,53 @@ def test_sent_by_what_is_assigned(types, sent):
     assert len(sent.expected) == 4
     sent.check()
     assert message.doubles == sorted([3.5, 3.5, 3.5, *map(float, range(1, 1000))], reverse=True)
+
+
+class Asking(numpy.ndarray):
+    """An array that runs Python code when it is asked where it has its memory from."""
+
+    @property
+    def base(self):
+        self.run()
+        return super().base
+
+
+def test_sent_by_what_has_the_bytes(types, sent):
+    def run():
+        sent(message)
+        for number in range(300):  # until it gets other memory
+            message.ClearField("text")
+            message.text = str(number) * 1000
+        sent(message)
+
+    def asking(values):
+        values = values.view(Asking)
+        values.run = run
+        return values
+
+    def array(number):
+        return asking(numpy.full(5000, number, "u1"))
+
+    sent(types.Tree(data=bytes(5000)))
+    shown = asking(numpy.asarray(sent.received[0].data))  # which is referred to
+    message = overflowing(types, blobs=[b"b"] * 600)
+    for number in range(3):
+        message.blobs[number] = array(number)
+        message.child.data = array(number + 1)
+        message.chunks[number] = array(number)
+        message.child.one_data = shown
+    message.blobs.append(shown)
+    sent(message)
+    sent.check()
+    assert [bytes(blob)[:1] for blob in message.blobs[:4]] == [b"\0", b"\1", b"\2", b"b"]
+    assert message.child.data == bytes([3]) * 5000
+    assert message.child.one_data == message.blobs[600] == bytes(5000)
+    assert message.chunks[2] == bytes([2]) * 5000
+    # All goes back before the link between them goes.
+    del shown
+    message.Clear()
+    sent.received.clear()
+    eventually(lambda: balance() == 0)
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 STAMPS := build/stamps
 
 # Debian packages: the compiler, Python's headers and venv, and what tests of networks need.
-DEBIAN_PACKAGES := gcc libc6-dev python3 python3-dev python3-venv pkg-config iproute2 git
+DEBIAN_PACKAGES := gcc libc6-dev python3 python3-dev python3-venv pkg-config iproute2 git \
+	libdpdk-dev ethtool tshark
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1

@@ -76,8 +76,10 @@ struct tcp_options {
     struct tcp_sack_block sack[TCP_SACK_MAX];
 };
 
-/* Read the options of a header; unknown ones are skipped, malformed ones end the reading (RFC 9293
- * section 3.1, MUST-7). MSS, window scale and SACK-permitted count on a SYN only. */
+/* Read the options of a header; unknown ones, and those whose length is not their kind's, are
+ * skipped; a length that cannot be ends the reading (RFC 9293 section 3.1, MUST-6 and 7). MSS,
+ * window scale and SACK-permitted count on a SYN only, SACK on others only. An MSS is at least
+ * TCP_MSS_MIN, a shift at most TCP_WINDOW_SHIFT_MAX, and a SACK block is not empty. */
 void tcp_options_parse(const uint8_t *options, size_t size, bool syn, struct tcp_options *out);
 /* Write them, padded to words; returns the size, at most 40. SACK blocks that do not fit are left
  * out. */

@@ -162,6 +162,7 @@ struct tcp_sent_ring {
     struct tcp_sent *records; /* a ring in order of seq; NULL while empty */
     uint32_t first, count, capacity;
     uint32_t bytes_sacked, bytes_lost; /* sequence space of the records so flagged */
+    uint32_t lost_hint;                /* the first lost record is not before this place */
 };
 
 /* --- receiving (tcp_receive.c, tcp_reorder.c)

@@ -233,7 +233,8 @@ void tcp_free(struct zh_net *net);
 /* Takes the packet. */
 void tcp_input(struct zh_net *net, struct rte_mbuf *packet, const struct net_packet *info);
 void tcp_icmp_error(struct zh_net *net, const struct net_error *error);
-/* Send what connections have to send, ACKs that are due with it. */
-void tcp_poll(struct zh_net *net);
+/* Send what connections have to send, ACKs that are due with it. Returns when to call again at the
+ * latest, timers apart. */
+uint64_t tcp_poll(struct zh_net *net);
 
 #endif

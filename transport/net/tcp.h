@@ -9,19 +9,19 @@
 #include "stack.h"
 #include "tcp_seq.h"
 
-/* RFC 9293 section 3.3.2, in its order. */
+/* RFC 9293 section 3.3.2, in its order; TCPS_ as in BSD, since netinet/tcp.h has the names. */
 enum tcp_state {
-    TCP_CLOSED,
-    TCP_LISTEN,
-    TCP_SYN_SENT,
-    TCP_SYN_RECEIVED,
-    TCP_ESTABLISHED,
-    TCP_FIN_WAIT_1,
-    TCP_FIN_WAIT_2,
-    TCP_CLOSE_WAIT,
-    TCP_CLOSING,
-    TCP_LAST_ACK,
-    TCP_TIME_WAIT,
+    TCPS_CLOSED,
+    TCPS_LISTEN,
+    TCPS_SYN_SENT,
+    TCPS_SYN_RECEIVED,
+    TCPS_ESTABLISHED,
+    TCPS_FIN_WAIT_1,
+    TCPS_FIN_WAIT_2,
+    TCPS_CLOSE_WAIT,
+    TCPS_CLOSING,
+    TCPS_LAST_ACK,
+    TCPS_TIME_WAIT,
 };
 
 enum tcp_flag {
@@ -103,13 +103,16 @@ struct tcp_entry {
     uint8_t kind;
 };
 
+struct zh_net_connection;
+
 struct tcp_entry *tcp_table_find(struct zh_net *net, const struct tcp_flow *flow);
 void tcp_table_add(struct zh_net *net, struct tcp_entry *entry);
 void tcp_table_remove(struct zh_net *net, struct tcp_entry *entry);
 /* Who listens on an address and port; NULL. */
 struct zh_net_socket *tcp_table_listener(struct zh_net *net, const struct net_addr *local,
                                          uint16_t port);
-/* A free local port for flow->remote (RFC 6056 algorithm 3). False: all are taken. */
+/* A free local port for flow->remote (RFC 6056 section 3.3.4, algorithm 4: double hash). False: all
+ * are taken. */
 bool tcp_table_choose_port(struct zh_net *net, struct tcp_flow *flow);
 
 /* --- sending: what is queued (tcp_queue.c) and what is under way (tcp_sent.c)
@@ -259,7 +262,9 @@ enum { /* zh_net_socket.flags */
        TCP_DATACENTER = 1 << 20,
        TCP_NO_WINDOW = 1 << 21,    /* the last window that we sent was too small for a segment */
        TCP_ACCEPTED = 1 << 22,     /* came from a listener */
-       TCP_SEND_BLOCKED = 1 << 23, /* a send found the queue full: tell when it is not */
+       TCP_ERROR_GIVEN = 1 << 24, /* by SO_ERROR */
+    TCP_STARVED = 1 << 25, /* TCP_NO_WINDOW, and in the list of those */
+    TCP_SEND_BLOCKED = 1 << 23, /* a send found the queue full: tell when it is not */
 };
 
 struct tcp_listener {
@@ -278,9 +283,10 @@ struct zh_net_socket {
     uint8_t state;
     uint8_t ready_seen;           /* ZH_STREAM_* last given by zh_net_wait */
     uint8_t snd_shift, rcv_shift; /* window scale: the peer's, ours */
-    int error;                    /* positive errno; given once */
+    int error;      /* positive errno; given once by SO_ERROR, else on every call */
+    int error_soft; /* an ICMP error that the retransmission timer is left to decide about */
     sa_family_t family;
-    TAILQ_ENTRY(zh_net_socket) ready_link, out_link, accept_link;
+    TAILQ_ENTRY(zh_net_socket) all_link, ready_link, out_link, accept_link, starved_link;
     struct tcp_listener *listener;       /* of a listener; owned */
     struct zh_net_socket *from_listener; /* of a connection that was not accepted yet */
 
@@ -319,6 +325,7 @@ struct zh_net_socket {
     /* timestamps (RFC 7323) */
     uint32_t ts_recent, ts_offset, last_ack_sent;
     uint64_t ts_recent_at;
+    uint64_t challenged_at; /* when the last challenge ACK was sent */
 
     /* RTT and RTO (RFC 6298), ns */
     uint64_t srtt, rttvar, rto, rto_min;
@@ -370,14 +377,14 @@ struct tcp {
     struct tcp_entry **buckets; /* by keyed hash of the flow; a power of two; owned */
     uint32_t bucket_mask;
     uint32_t sockets, requests, time_waits;
-    TAILQ_HEAD(, zh_net_socket) out;   /* have something to send at the end of this round */
+    TAILQ_HEAD(tcp_out_list, zh_net_socket) out;   /* have something to send at the end of this round */
     TAILQ_HEAD(, zh_net_socket) ready; /* for zh_net_wait */
     TAILQ_HEAD(, zh_net_socket) listeners;
+    TAILQ_HEAD(, zh_net_socket) starved; /* their window was closed: packets given back may open it */
     TAILQ_HEAD(, zh_net_socket) all; /* for zh_net_destroy and zh_net_connections */
     TAILQ_HEAD(, tcp_time_wait) time_wait;
     struct net_timer time_wait_timer;
     uint16_t port_table[64]; /* RFC 6056 section 3.3.4 */
-    int meta;                /* offset of the mbuf's dynamic field: struct tcp_meta */
 };
 
 #endif

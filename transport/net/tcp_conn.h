@@ -1,0 +1,202 @@
+/* How the files of a connection call each other: what comes in, what goes out, what ends. A function
+ * that may free the socket says so; others never do. */
+#ifndef ZEROHOP_NET_TCP_CONN_H
+#define ZEROHOP_NET_TCP_CONN_H
+
+#include "tcp.h"
+#include "tcp_queue.h"
+#include "tcp_sent.h"
+
+/* A received segment, its header checked and in private memory. */
+struct tcp_segment {
+    uint32_t seq, ack;
+    uint32_t size;   /* bytes of payload */
+    uint32_t window; /* as it stands in the header */
+    uint8_t flags;
+    struct tcp_options options;
+    const struct net_packet *info;
+    struct rte_mbuf *packet; /* begins with the payload; owned by who holds the segment */
+};
+
+/* The sequence number after a segment. */
+static inline uint32_t tcp_segment_end(const struct tcp_segment *segment)
+{
+    return segment->seq + segment->size + !!(segment->flags & TCP_SYN) +
+           !!(segment->flags & TCP_FIN);
+}
+
+static inline bool tcp_synchronized(const struct zh_net_socket *s)
+{
+    return s->state >= TCPS_ESTABLISHED;
+}
+
+/* What has been sent and not acknowledged, as the congestion window counts it. */
+uint32_t tcp_in_flight(const struct zh_net_socket *s);
+
+/* --- tcp_socket.c: birth and end ---------------------------------------------------------------- */
+
+struct zh_net_socket *tcp_socket_new(struct zh_net *net, sa_family_t family);
+/* Take it out of every list and free it. */
+void tcp_socket_free(struct zh_net_socket *s);
+/* The connection has ended with `error` (0: orderly): nothing is sent or awaited any more. Frees the
+ * socket if the application has closed it; else it stays to be read and to give the error. */
+void tcp_socket_end(struct zh_net_socket *s, int error);
+/* Its readiness has grown: zh_net_wait shall give it. */
+void tcp_notify(struct zh_net_socket *s);
+/* It has something to send at the end of this round. */
+void tcp_want_output(struct zh_net_socket *s);
+/* Limits that follow from addresses: route, path MTU, RTO floor. -EHOSTUNREACH. */
+int tcp_socket_route(struct zh_net_socket *s);
+/* The largest payload of a segment: path, peer's option and TCP_MAXSEG, less the options that every
+ * segment has. */
+void tcp_update_mss(struct zh_net_socket *s);
+/* The MSS to announce to a peer: what our link takes, at most `user` (TCP_MAXSEG; 0: not set). */
+uint16_t tcp_own_mss(const struct zh_net *net, const struct tcp_flow *flow, uint16_t user);
+/* The window of our SYN: it is not scaled (RFC 7323 section 2.2). */
+uint32_t tcp_syn_window(const struct zh_net_socket *s);
+/* The least window scale with which the whole budget can be announced (RFC 7323 section 2.3). */
+uint8_t tcp_window_shift(uint32_t budget);
+/* State of a connection on which SYNs have been exchanged (RFC 9293 section 3.10.7.3). */
+void tcp_establish(struct zh_net_socket *s);
+
+void tcp_write_address(const struct net_addr *addr, uint16_t port, sa_family_t family,
+                       struct sockaddr_storage *out);
+/* A socket as a byte stream (tcp_describe.c). */
+extern const struct zh_stream_ops tcp_stream_ops;
+/* A line of zh_net_connections (tcp_describe.c). */
+void tcp_describe(const struct tcp_entry *entry, struct zh_net_connection *line);
+
+/* May more be queued to be sent? */
+bool tcp_can_queue(const struct zh_net_socket *s);
+/* A smaller path MTU was told of; 0: without saying which (RFC 1191 section 3). */
+void tcp_path_changed(struct zh_net_socket *s, uint16_t mtu);
+
+/* --- tcp_isn.c ---------------------------------------------------------------------------------- */
+
+uint32_t tcp_isn(struct zh_net *net, const struct tcp_flow *flow);
+uint32_t tcp_ts_offset(struct zh_net *net, const struct tcp_flow *flow);
+/* The timestamp clock: 1 ms ticks (RFC 7323 section 5.4) from the flow's offset. */
+static inline uint32_t tcp_ts_now(const struct zh_net *net, uint32_t offset)
+{
+    return (uint32_t)(net->now / NET_MS) + offset;
+}
+
+/* --- tcp_listen.c: passive open --------------------------------------------------------------------- */
+
+/* A SYN for a listener. */
+void tcp_listen_input(struct zh_net_socket *listener, struct tcp_segment *segment,
+                      const struct tcp_flow *flow);
+/* A segment for a request. True: the connection is established, and the segment is to be given to
+ * the new *socket. */
+bool tcp_request_input(struct zh_net *net, struct tcp_request *request, struct tcp_segment *segment,
+                       struct zh_net_socket **socket);
+void tcp_request_free(struct zh_net *net, struct tcp_request *request);
+/* An ICMP error for a request that has not been answered. */
+void tcp_request_error(struct zh_net *net, struct tcp_request *request,
+                       const struct net_error *error);
+/* Ends a listener's requests and what nobody has accepted. */
+void tcp_listener_close(struct zh_net_socket *listener);
+
+/* --- tcp_time_wait.c ---------------------------------------------------------------------------------- */
+
+/* A socket's connection has come to TIME-WAIT: its place in the table is taken by a small entry (none,
+ * if memory is out), and the socket ends in order. May free the socket. */
+void tcp_time_wait_enter(struct zh_net_socket *s);
+/* True: the segment opens a new connection, and the entry is gone. */
+bool tcp_time_wait_input(struct zh_net *net, struct tcp_time_wait *entry,
+                         struct tcp_segment *segment);
+void tcp_time_wait_free(struct zh_net *net, struct tcp_time_wait *entry);
+
+/* --- tcp_ack.c: what an ACK does ------------------------------------------------------------------------ */
+
+/* Process the acknowledgment of an acceptable segment (RFC 9293 section 3.10.7.4, fifth). False: the
+ * segment is to be dropped. */
+bool tcp_ack_input(struct zh_net_socket *s, const struct tcp_segment *segment);
+
+/* --- tcp_receive.c ------------------------------------------------------------------------------------------ */
+
+/* Payload and FIN of an acceptable segment; takes its packet where it keeps it. */
+void tcp_receive(struct zh_net_socket *s, struct tcp_segment *segment);
+/* The window to advertise now, in bytes; moves rcv_advertised. */
+uint32_t tcp_receive_window(struct zh_net_socket *s);
+/* Taken or released memory has made room: send a window update if the peer should know (RFC 9293
+ * section 3.8.6.2.2). */
+void tcp_receive_room(struct zh_net_socket *s);
+/* A segment that is not acceptable, and no reset: answered by an ACK. */
+void tcp_receive_unacceptable(struct zh_net_socket *s, const struct tcp_segment *segment);
+void tcp_receive_start(struct zh_net_socket *s);
+/* Hand up to `count` buffers of the queue to the application; how many, or -ENOMEM. */
+int tcp_take(struct zh_net_socket *s, struct zh_stream_segment *segments, unsigned count);
+/* Copy bytes of the queue out; how many. */
+size_t tcp_read(struct zh_net_socket *s, void *data, size_t size, bool peek);
+/* Before the first packet comes; a negative errno. */
+int tcp_receive_register(void);
+/* Look for room that other threads have made; true: some still wait for it. */
+bool tcp_receive_poll(struct zh_net *net);
+/* Any thread. */
+void tcp_account_put(struct tcp_account *account);
+void tcp_receive_free(struct zh_net_socket *s);
+
+/* --- tcp_output.c --------------------------------------------------------------------------------------------- */
+
+/* Send what may be sent: retransmissions, new data, FIN, an ACK that is due. */
+void tcp_output(struct zh_net_socket *s);
+/* Our SYN, or SYN-ACK of a simultaneous open. False: no packet. */
+bool tcp_send_syn(struct zh_net_socket *s);
+/* An ACK without data, now. False: no packet was to be had. */
+bool tcp_send_ack(struct zh_net_socket *s);
+/* The record's payload once more, with new headers. False: no packet, or the peer's window has gone. */
+bool tcp_retransmit(struct zh_net_socket *s, struct tcp_sent *sent);
+/* A segment at snd_una - 1 with no data: a probe that the peer must answer (RFC 9293 section 3.8.4). */
+bool tcp_send_probe(struct zh_net_socket *s);
+/* One byte beyond the peer's closed window (RFC 9293 section 3.8.6.1). */
+void tcp_send_window_probe(struct zh_net_socket *s);
+void tcp_send_reset(struct zh_net_socket *s);
+/* The bytes that may be sent but are held back by the peer's window are probed for. */
+bool tcp_must_probe(const struct zh_net_socket *s);
+
+/* A segment of no connection: SYN-ACKs, resets, ACKs of TIME-WAIT. `options` may be NULL. */
+bool tcp_send_bare(struct zh_net *net, const struct tcp_flow *flow, uint32_t seq, uint32_t ack,
+                   uint8_t flags, uint16_t window, const struct tcp_options *options);
+/* The reset that answers a segment without connection (RFC 9293 section 3.10.7.1). */
+void tcp_send_refusal(struct zh_net *net, const struct tcp_flow *flow,
+                      const struct tcp_segment *segment);
+/* An ACK for a suspicious segment, limited in rate (RFC 5961 section 7). */
+void tcp_challenge(struct zh_net_socket *s);
+
+/* --- tcp_timer.c ------------------------------------------------------------------------------------------------ */
+
+void tcp_deadline_set(struct zh_net_socket *s, enum tcp_deadline which, uint64_t when);
+static inline void tcp_deadline_stop(struct zh_net_socket *s, enum tcp_deadline which)
+{
+    s->deadline[which] = 0;
+}
+void tcp_timer_expire(struct zh_net *net, struct net_timer *timer);
+
+/* --- tcp_rto.c (RFC 6298) ---------------------------------------------------------------------------------------- */
+
+void tcp_rto_sample(struct zh_net_socket *s, uint64_t rtt);
+/* The RTO with back-off applied. */
+uint64_t tcp_rto_now(const struct zh_net_socket *s);
+/* Start, restart or stop the timer, whichever what is under way asks for. */
+void tcp_rto_rearm(struct zh_net_socket *s);
+/* The timer has expired. May free the socket. */
+void tcp_rto_expired(struct zh_net_socket *s);
+
+/* --- tcp_keepalive.c ------------------------------------------------------------------------------------------------ */
+
+void tcp_keepalive_rearm(struct zh_net_socket *s);
+/* May free the socket. */
+void tcp_keepalive_expired(struct zh_net_socket *s);
+
+/* --- tcp_recovery.c ------------------------------------------------------------------------------------------------------ */
+
+/* After an ACK was taken in: enter, go on with or leave recovery; grow the window. */
+void tcp_recovery_ack(struct zh_net_socket *s, const struct tcp_segment *segment,
+                      struct tcp_ack *ack, bool duplicate);
+/* A timeout: all that is under way is lost (RFC 5681 section 3.1, RFC 6675 section 5.1). */
+void tcp_recovery_timeout(struct zh_net_socket *s);
+/* The window of a new or idle connection (RFC 6928; RFC 5681 section 4.1). */
+uint64_t tcp_initial_window(const struct zh_net_socket *s);
+
+#endif

@@ -15,7 +15,9 @@
 enum {
     NET_US = 1000,
     NET_MS = 1000 * 1000,
-    NET_BURST = 64, /* packets of one tx_burst */
+    NET_BURST = 64,         /* packets of one tx_burst */
+    NET_LAYER_TIMERS = 4,   /* at most set by the layers below TCP */
+    NET_ADDRESSES_MAX = 64, /* of the configuration */
 };
 #define NET_SECOND UINT64_C(1000000000)
 #define NET_NEVER UINT64_MAX
@@ -61,8 +63,8 @@ struct net_timers {
     uint32_t count, capacity;
 };
 
-/* Room for `count` timers to be set at once: whoever creates what has a timer reserves first, so
- * that setting cannot fail. 0 or -ENOMEM. */
+/* Room for `count` timers to be set at once, beside the NET_LAYER_TIMERS of the layers below TCP:
+ * whoever creates what has a timer reserves first, so that setting cannot fail. 0 or -ENOMEM. */
 int net_timers_reserve(struct net_timers *timers, uint32_t count);
 /* Set or move. */
 void net_timer_set(struct net_timers *timers, struct net_timer *timer, uint64_t deadline);
@@ -132,6 +134,14 @@ struct net_limit { /* a token bucket: see icmp.c, RFC 6633 and RFC 4443 section 
     uint32_t tokens;
 };
 
+struct net_route { /* route.c; addresses under the mask are the route's */
+    struct net_addr dst, mask;
+    struct net_addr gateway; /* with has_gateway; else the destination is on the link */
+    struct net_addr source;  /* the own address to use */
+    uint8_t length;          /* of the prefix; an IPv4 one's and 96 */
+    bool has_gateway, datacenter;
+};
+
 struct net_path { /* path.c: what is known of the way to a destination */
     struct net_addr dst;
     uint64_t expires; /* RFC 1981 section 5.3: 10 minutes, then the link's MTU again */
@@ -143,22 +153,53 @@ struct zh_net {
     struct zh_port *port;        /* the owner's */
     uint64_t now;
     struct rte_mempool *pool; /* headers and copied payload; owned */
+    struct retired *retired;  /* stack.c: memory for the pool's last days; owned */
     struct net_timers timers;
     struct rte_mbuf *out[NET_BURST]; /* to be sent at the end of the poll; owned */
     uint16_t out_count;
     uint16_t ip_id;  /* RFC 6864: of packets that may be fragmented only; others have 0 */
     uint8_t key[16]; /* of hashes that a peer must not foresee */
     uint64_t random; /* state of net_random */
+    struct net_addr own[NET_ADDRESSES_MAX + 1]; /* the configuration's, and an IPv6 link-local one
+                                                   where it has IPv6 and none of these */
+    uint16_t own_count;
+    uint16_t path_count;
+    struct net_route *routes; /* longest prefix first; owned */
+    uint32_t route_count;
+    struct net_timer announce_timer; /* arp.c */
+    uint8_t announcements;           /* made so far */
+    uint64_t defended_at;            /* an own address that another one uses; 0: never */
     struct neighbours *neighbours;
     struct fragments *fragments;
     struct tcp *tcp;
     struct net_path paths[64];
-    struct net_limit icmp_limit;
+    struct net_limit icmp_limit, echo_limit;
     struct zh_net_stats stats;
 };
 
+/* --- packets (packet.c)
+ * ------------------------------------------------------------------------------- */
+
 /* A packet to be filled: empty, with headroom for all headers. NULL: none left. */
 struct rte_mbuf *net_packet_alloc(struct zh_net *net);
+bool net_packet_pull_slow(struct rte_mbuf *packet, uint32_t size);
+/* See that a received packet's first `size` bytes lie in its first segment. False: it is shorter,
+ * or there is no room. */
+static inline bool net_packet_pull(struct rte_mbuf *packet, uint32_t size)
+{
+    return size <= packet->data_len || net_packet_pull_slow(packet, size);
+}
+/* Cut a packet, of any number of segments, to its first `size` bytes. */
+void net_packet_cut(struct rte_mbuf *packet, uint32_t size);
+/* Make a received packet one to be sent, in place where nobody else refers to its memory, else as a
+ * copy. Takes the packet. NULL: no packets left. */
+struct rte_mbuf *net_packet_reuse(struct zh_net *net, struct rte_mbuf *packet);
+
+/* --- random numbers and keyed hashes (random.c)
+ * ----------------------------------------------------- */
+
+/* From the configuration's seed, or getrandom(2). 0 or a negative errno. */
+int net_random_start(struct zh_net *net, uint64_t seed);
 
 /* Not for secrets: jitter, identifiers. */
 uint32_t net_random(struct zh_net *net);
@@ -187,6 +228,22 @@ void neighbour_confirm(struct zh_net *net, const struct net_addr *next_hop);
 void arp_input(struct zh_net *net, struct rte_mbuf *packet);
 /* Announce the own addresses (RFC 5227 section 2.3). */
 void arp_announce(struct zh_net *net);
+/* Announce with the first poll, and once more. */
+void arp_start(struct zh_net *net);
+/* Ask who has an address: everybody, or, to see whether it is still there, one (RFC 1122 section
+ * 2.3.2.1). */
+void arp_request(struct zh_net *net, const struct net_addr *target, const uint8_t *mac);
+
+/* What ARP and ND have heard of a neighbour. */
+struct neighbour_news {
+    struct net_addr address;
+    const uint8_t *mac; /* NULL: not told */
+    bool may_create;    /* it has asked for us, and will be answered (RFC 4861 section 7.2.3) */
+    bool solicited;     /* it answers (RFC 4861 section 7.2.5, S flag) */
+    bool override;      /* another hardware address than the known one is believed (O flag) */
+};
+/* False: not believed. */
+bool neighbour_heard(struct zh_net *net, const struct neighbour_news *news);
 
 /* --- routes (route.c) and path MTU (path.c) ------------------------------------------------------
  */
@@ -196,6 +253,11 @@ struct net_next_hop {
     const struct net_addr *source; /* the own address to use */
     bool datacenter;
 };
+
+/* The tables, from the configuration. 0, or a negative errno with the reason in `error`
+ * (ZH_PORT_ERROR_SIZE). */
+int routes_create(struct zh_net *net, char *error);
+void routes_free(struct zh_net *net);
 
 bool net_is_own(const struct zh_net *net, const struct net_addr *address);
 /* False: no route. */
@@ -209,6 +271,7 @@ uint16_t net_path_lower(struct zh_net *net, const struct net_addr *dst, uint16_t
 /* --- IP (ipv4.c, ipv6.c), reassembly (fragment.c), ICMP (icmp.c, icmpv6.c) -----------------------
  */
 
+/* Take the packet. `broadcast`: the frame was for more than this host. */
 void ipv4_input(struct zh_net *net, struct rte_mbuf *packet, bool broadcast);
 
 /* Send what begins with a transport header whose checksum is filled in (or marked for the device).
@@ -216,14 +279,45 @@ void ipv4_input(struct zh_net *net, struct rte_mbuf *packet, bool broadcast);
 int ip_output(struct zh_net *net, struct rte_mbuf *packet, const struct net_addr *src,
               const struct net_addr *dst, uint8_t protocol, uint8_t traffic_class);
 
+/* The same, but what is larger than the MTU is copied into fragments (for what answers fragments;
+ * TCP never sends any). */
+int ip_output_fragments(struct zh_net *net, struct rte_mbuf *packet, const struct net_addr *src,
+                        const struct net_addr *dst, uint8_t protocol, uint8_t traffic_class);
+/* The last step of both: an IPv4 header before `packet`, which is sent to `hop`. `fragment`: the
+ * header's field, host byte order. Takes the packet. */
+void ipv4_send(struct zh_net *net, struct rte_mbuf *packet, const struct net_next_hop *hop,
+               const struct net_addr *src, const struct net_addr *dst, uint8_t protocol,
+               uint8_t traffic_class, uint16_t id, uint16_t fragment);
+
 int fragments_create(struct zh_net *net);
 void fragments_free(struct zh_net *net);
+/* A fragment, whose data begins after the (fragment) header, which lies before it. `id`: as on the
+ * wire. Takes the packet. Returns the whole packet when this was the last piece, its data beginning
+ * as the first fragment's did, with `info` about that; else NULL. */
+struct rte_mbuf *fragments_input(struct zh_net *net, struct rte_mbuf *packet,
+                                 struct net_packet *info, uint32_t id, uint32_t offset, bool more);
+
+/* Take a token of a bucket that holds `burst` and gets one each `interval` ns. False: none left. */
+bool net_limit_take(struct net_limit *limit, uint64_t now, uint64_t interval, uint32_t burst);
+/* What an IP packet of ours was, of which its first `size` bytes are known, at least up to the
+ * sequence number: fills in all but error, hard and mtu. False: too short, a later fragment, not
+ * TCP's or not from us (quote.c). */
+bool net_error_quote(const struct zh_net *net, const uint8_t *packet, size_t size,
+                     struct net_error *error);
+/* An answer to what was received: the reply's ICMP message begins at its data, without a checksum.
+ * Takes the reply. */
+void icmp_send(struct zh_net *net, struct rte_mbuf *reply, const struct net_addr *src,
+               const struct net_addr *dst, uint8_t traffic_class);
 
 void icmp_input(struct zh_net *net, struct rte_mbuf *packet, const struct net_packet *info);
 /* Destination unreachable for a packet that nobody took (RFC 1122 section 3.2.2.1), rate-limited.
  * Does not take the packet, whose IP header must still lie before its data. */
 void icmp_unreachable(struct zh_net *net, struct rte_mbuf *packet, const struct net_packet *info,
                       uint8_t code);
+/* Any error, in the same way (RFC 792; RFC 4443). `field`: the header's last word, host byte order.
+ */
+void icmp_error(struct zh_net *net, struct rte_mbuf *packet, const struct net_packet *info,
+                uint8_t type, uint8_t code, uint32_t field);
 
 /* --- TCP, as the layers below see it ------------------------------------------------------------
  */

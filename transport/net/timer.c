@@ -42,6 +42,7 @@ static void sift_down(struct net_timers *timers, uint32_t index, struct net_time
 
 int net_timers_reserve(struct net_timers *timers, uint32_t count)
 {
+    count += NET_LAYER_TIMERS;
     if (count <= timers->capacity)
         return 0;
     uint32_t capacity = timers->capacity ? timers->capacity : 64;

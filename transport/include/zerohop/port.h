@@ -63,8 +63,14 @@ struct zh_port {
  * they are refused (-EALREADY) once EAL runs with others. Any thread. */
 ZH_API int zh_eal_start(const char *extra, char *error);
 
-/* Threads other than EAL's own that touch packets call this once (rte_thread_register). */
+/* Gives the calling thread a cache of its own in the pools (rte_thread_register) until it ends;
+ * more than once is harmless. Without it a thread may use packets too, at the price of the pool's
+ * ring. zh_eal_start does it for its caller. -ENOMEM: all of EAL's threads are taken. */
 ZH_API int zh_eal_thread(void);
+
+/* Where DPDK's log lines go from now on; `level` is one of RTE_LOG_*. NULL, as at first: nowhere.
+ * Called by any thread, one at a time; it must not call into this library. */
+ZH_API void zh_eal_set_log(void (*log)(int level, const char *line));
 
 struct zh_port_config {
     const char *device;  /* as DPDK writes it: "net_af_packet0,iface=veth1", "0000:03:00.0" */
@@ -90,8 +96,9 @@ struct zh_fault {
 
 struct zh_injector; /* one direction of a wire, without devices */
 
-/* Takes packets in at a time, gives them out at theirs. Owns what it holds; `pool` is where
- * duplicates come from. One thread. */
+/* Takes packets in at a time, gives them out at theirs. Owns what it holds, whose bytes must be
+ * writable where packets are to be corrupted; `pool` is where duplicates come from. -EINVAL: a
+ * probability is not one. One thread. */
 ZH_API int zh_injector_create(const struct zh_fault *fault, uint64_t seed, struct rte_mempool *pool,
                               struct zh_injector **injector);
 ZH_API void zh_injector_destroy(struct zh_injector *injector);
@@ -101,6 +108,15 @@ ZH_API uint16_t zh_injector_get(struct zh_injector *injector, struct rte_mbuf **
                                 uint16_t count, uint64_t now);
 /* When the next packet is due; UINT64_MAX: none is held. */
 ZH_API uint64_t zh_injector_next(const struct zh_injector *injector);
+
+struct zh_injector_stats {
+    uint64_t put, got;
+    uint64_t lost;    /* by `loss` */
+    uint64_t dropped; /* by a full queue, or for want of memory */
+    uint64_t duplicated, corrupted, reordered;
+};
+
+ZH_API void zh_injector_stats(const struct zh_injector *injector, struct zh_injector_stats *stats);
 
 struct zh_wire_config {
     uint16_t mtu;             /* 0: 1500 */
@@ -113,7 +129,9 @@ struct zh_wire_config {
 struct zh_wire;
 
 /* Two ports joined in memory, in virtual time. What is sent into one end is copied into a packet of
- * the other end's pool, as a device does. The ends are closed with the wire. */
+ * the other end's pool, as a device does; where that is empty, or the packet is larger than the MTU
+ * allows, the packet is dropped (rx_dropped, which counts what the faults took too). Nothing is
+ * ever refused. The ends are closed with the wire; packets may be freed after that. */
 ZH_API int zh_wire_create(const struct zh_wire_config *config, struct zh_wire **wire, char *error);
 ZH_API void zh_wire_destroy(struct zh_wire *wire);
 ZH_API struct zh_port *zh_wire_end(struct zh_wire *wire, int end);

@@ -267,16 +267,15 @@ ssize_t zh_net_send(struct zh_net_socket *s, const void *data, size_t size, int 
     if (error)
         return error;
     uint64_t room = s->send_limit - (s->queue.end - s->una_offset);
-    size_t taken = size < room ? size : (size_t)room;
-    error = tcp_queue_copy(&s->queue, data, taken);
-    if (error)
-        return error;
-    s->net->stats.bytes_copied += taken;
+    ssize_t taken = tcp_queue_append_copy(&s->queue, data, size < room ? size : (size_t)room);
+    if (taken < 0)
+        return taken;
+    s->net->stats.bytes_copied += (size_t)taken;
     if (!(flags & MSG_MORE))
         tcp_want_output(s);
-    if (taken < size)
+    if ((size_t)taken < size)
         s->flags |= TCP_SEND_BLOCKED;
-    return (ssize_t)taken;
+    return taken;
 }
 
 int zh_net_send_records(struct zh_net_socket *s, const struct zh_stream_record *records,
@@ -286,7 +285,7 @@ int zh_net_send_records(struct zh_net_socket *s, const struct zh_stream_record *
     for (int error; accepted < count; accepted++) {
         error = may_send(s);
         if (!error)
-            error = tcp_queue_record(&s->queue, &records[accepted]);
+            error = tcp_queue_append(&s->queue, &records[accepted]);
         if (error) {
             if (!accepted)
                 return error;

@@ -55,7 +55,7 @@ static void stop(struct zh_net_socket *s)
     if (s->flags & TCP_STARVED)
         TAILQ_REMOVE(&net->tcp->starved, s, starved_link);
     s->flags &= ~(TCP_IN_TABLE | TCP_QUEUED_OUT | TCP_STARVED);
-    tcp_queue_free(&s->queue);
+    tcp_queue_clear(&s->queue);
     tcp_sent_free(&s->sent);
 }
 

@@ -190,8 +190,8 @@ struct tcp_reorder {
     struct tcp_run *runs; /* sorted; NULL while there are none; owned */
     uint16_t count;
     uint32_t memory; /* bytes of packet memory */
-    uint32_t
-        recent; /* start of the run that grew last: the first SACK block (RFC 2018 section 4) */
+    /* A byte of each run that grew or was hit lately, the latest first (RFC 2018 section 4). */
+    uint32_t recent[TCP_SACK_MAX];
     struct tcp_sack_block duplicate; /* to report once as D-SACK (RFC 2883); start == end: none */
 };
 

@@ -39,9 +39,10 @@ void tcp_icmp_error(struct zh_net *net, const struct net_error *error)
         tcp_on_error(net, error);
 }
 
-void tcp_poll(struct zh_net *net)
+uint64_t tcp_poll(struct zh_net *net)
 {
     (void)net;
+    return NET_NEVER;
 }
 
 const struct tcp_congestion *tcp_congestion_find(const char *name)

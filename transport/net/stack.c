@@ -222,9 +222,9 @@ uint64_t zh_net_poll(struct zh_net *net, uint64_t now)
 {
     net->now = now;
     net_timers_run(net, &net->timers, now);
-    tcp_poll(net);
+    uint64_t next = tcp_poll(net);
     ether_flush(net);
-    uint64_t next = net_timers_next(&net->timers);
+    next = RTE_MIN(next, net_timers_next(&net->timers));
     return net->out_count ? RTE_MIN(next, now + PORT_RETRY) : next;
 }
 

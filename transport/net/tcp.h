@@ -118,8 +118,8 @@ bool tcp_table_choose_port(struct zh_net *net, struct tcp_flow *flow);
 /* --- sending: what is queued (tcp_queue.c) and what is under way (tcp_sent.c)
  * ------------------------ */
 
-/* Memory that segments refer to. Its count: one for each chunk of a queue and each packet attached;
- * whoever takes it to 0 calls `release`, or frees the copy. One allocation. */
+/* Memory that segments refer to. Its count: one for the queue and one for each packet attached;
+ * whoever takes it to 0 calls `release`, and frees the loan. One allocation. */
 struct net_loan {
     struct rte_mbuf_ext_shared_info shared; /* refcnt, 16 bits */
     void (*release)(void *opaque);
@@ -141,7 +141,8 @@ struct tcp_chunk {
 struct tcp_queue {
     struct tcp_chunk *chunks; /* a ring, in order; NULL while empty */
     uint32_t first, count, capacity;
-    uint64_t end; /* stream offset after the last byte */
+    uint32_t hint; /* place of the chunk that was looked for last */
+    uint64_t end;  /* stream offset after the last byte */
 };
 
 /* One transmitted segment that is not wholly acknowledged (RFC 8985 section 5.1's per-segment

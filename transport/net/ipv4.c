@@ -117,7 +117,7 @@ void ipv4_send(struct zh_net *net, struct rte_mbuf *packet, const struct net_nex
         .total_length = rte_cpu_to_be_16((uint16_t)packet->pkt_len),
         .id = rte_cpu_to_be_16(id),
         .fragment = rte_cpu_to_be_16(fragment),
-        .ttl = IP_TTL,
+        .ttl = IP_HOPS,
         .protocol = protocol,
         .src = src->words[3],
         .dst = dst->words[3],

@@ -166,24 +166,18 @@ int zh_net_connect(struct zh_net_socket *s, const struct sockaddr *address, sock
     s->entry.flow = flow;
     s->iss = tcp_isn(net, &flow);
     s->ts_offset = tcp_ts_offset(net, &flow);
-    s->snd_una = s->iss;
-    s->snd_nxt = s->iss + 1;
+    s->snd_una = s->snd_nxt = s->iss;
     s->rcv_shift = tcp_window_shift(s->rcv_budget);
     s->flags |= TCP_HAS_TIMESTAMPS | TCP_HAS_SACK | TCP_HAS_SCALE;
     tcp_socket_route(s);
     tcp_update_mss(s);
-    error = tcp_sent_add(&s->sent, s->iss, s->snd_nxt, TCP_SENT_SYN, net->now);
-    if (error) {
-        s->snd_nxt = s->iss;
+    error = tcp_sent_reserve(&s->sent, 1);
+    if (error)
         return error;
-    }
     s->state = TCPS_SYN_SENT;
     s->flags |= TCP_IN_TABLE | TCP_BOUND;
     tcp_table_add(net, &s->entry);
-    if (!tcp_send_syn(s)) /* out of packets: in the next round */
-        tcp_sent_lose_all(&s->sent);
-    tcp_want_output(s);
-    tcp_deadline_set(s, TCP_DEADLINE_RTO, net->now + tcp_rto_now(s));
+    tcp_want_output(s); /* not here, where the time is not known: the timer counts from the SYN */
     return -EINPROGRESS;
 }
 

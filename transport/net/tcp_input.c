@@ -102,7 +102,8 @@ static void input_syn_sent(struct zh_net_socket *s, struct tcp_segment *segment)
         s->flags |= TCP_ACK_NOW;
     } else { /* simultaneous open */
         s->state = TCPS_SYN_RECEIVED;
-        tcp_send_syn(s);
+        if (s->sent.count) /* else our SYN is still to be sent, and will acknowledge */
+            tcp_send_syn(s);
         return;
     }
     tcp_rto_rearm(s);

@@ -340,6 +340,18 @@ void tcp_send_window_probe(struct zh_net_socket *s)
     tcp_send_probe(s); /* as Linux: an old sequence number has to be answered, and carries nothing */
 }
 
+/* Room for its record was reserved by connect. */
+static void send_first_syn(struct zh_net_socket *s)
+{
+    if (!tcp_send_syn(s)) {
+        tcp_want_output(s);
+        return;
+    }
+    s->snd_nxt = s->iss + 1;
+    tcp_sent_add(&s->sent, s->iss, s->snd_nxt, TCP_SENT_SYN, s->net->now);
+    tcp_deadline_set(s, TCP_DEADLINE_RTO, s->net->now + tcp_rto_now(s));
+}
+
 void tcp_output(struct zh_net_socket *s)
 {
     if (tcp_synchronized(s)) {
@@ -349,6 +361,8 @@ void tcp_output(struct zh_net_socket *s)
             tcp_want_output(s);
         if (!s->deadline[TCP_DEADLINE_RTO] && tcp_must_probe(s))
             tcp_rto_rearm(s);
+    } else if ((s->state == TCPS_SYN_SENT || s->state == TCPS_SYN_RECEIVED) && !s->sent.count) {
+        send_first_syn(s);
     } else if (s->state == TCPS_SYN_SENT || s->state == TCPS_SYN_RECEIVED) {
         uint32_t i;
         struct tcp_sent *syn = tcp_sent_next_lost(&s->sent, &i);

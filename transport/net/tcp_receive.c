@@ -38,13 +38,18 @@ static uint64_t held(const struct zh_net_socket *s)
     return memory;
 }
 
+/* The payload for which there is room, as far as a window can say so. */
+static uint32_t window_room(const struct zh_net_socket *s)
+{
+    uint64_t used = held(s), most = (uint64_t)UINT16_MAX << s->rcv_shift;
+    uint64_t room = used < s->rcv_budget ? (s->rcv_budget - used) * s->rcv_ratio / 256 : 0;
+    return (uint32_t)(room < most ? room : most);
+}
+
 uint32_t tcp_receive_window(struct zh_net_socket *s)
 {
-    uint64_t used = held(s);
-    uint64_t room = used < s->rcv_budget ? (s->rcv_budget - used) * s->rcv_ratio / 256 : 0;
-    uint64_t most = (uint64_t)UINT16_MAX << s->rcv_shift;
     uint32_t known = s->rcv_advertised - s->rcv_nxt; /* never taken back (RFC 9293 section 3.8.6) */
-    uint32_t window = (uint32_t)(room < most ? room : most);
+    uint32_t window = window_room(s);
     /* Silly window avoidance (section 3.8.6.2.2): the edge moves by a segment or half the budget. */
     uint64_t half = (uint64_t)s->rcv_budget * s->rcv_ratio / 512;
     uint32_t step = s->rcv_mss < half ? s->rcv_mss : (uint32_t)half;
@@ -67,9 +72,7 @@ void tcp_receive_room(struct zh_net_socket *s)
 {
     if (!tcp_synchronized(s) || s->flags & TCP_FIN_RECEIVED)
         return;
-    uint32_t known = s->rcv_advertised - s->rcv_nxt;
-    uint64_t used = held(s);
-    uint64_t room = used < s->rcv_budget ? (s->rcv_budget - used) * s->rcv_ratio / 256 : 0;
+    uint32_t known = s->rcv_advertised - s->rcv_nxt, room = window_room(s);
     /* A window that was closed opens as soon as there is room for a segment; one that is open is
      * left to the ACKs that come anyway, until half of it is news. */
     bool tell = s->flags & TCP_NO_WINDOW ? room >= s->rcv_mss + (uint64_t)known

@@ -239,7 +239,7 @@ static void skip_space(void)
         at++;
 }
 
-static bool accept(const char *word)
+static bool has(const char *word)
 {
     skip_space();
     size_t size = strlen(word);
@@ -252,7 +252,7 @@ static bool accept(const char *word)
 
 static void need(const char *word)
 {
-    if (!accept(word))
+    if (!has(word))
         fail("the script's line has no \"%s\" at \"%s\"", word, at);
 }
 
@@ -312,20 +312,20 @@ static void option_value(struct packet *p, unsigned size, uint32_t value)
 /* The numbers that the stack knows: those of an option of the peer's are turned into them. */
 static void parse_option(struct packet *p)
 {
-    if (accept("mss")) {
+    if (has("mss")) {
         p->has_mss = true;
         p->mss = (uint16_t)number();
         option_bytes(p, 2, 4);
         option_value(p, 2, p->mss);
-    } else if (accept("wscale")) {
+    } else if (has("wscale")) {
         p->has_shift = true;
         p->shift = (uint8_t)number();
         option_bytes(p, 3, 3);
         option_value(p, 1, p->shift);
-    } else if (accept("sackOK")) {
+    } else if (has("sackOK")) {
         p->sack_permitted = true;
         option_bytes(p, 4, 2);
-    } else if (accept("sack")) {
+    } else if (has("sack")) {
         uint8_t *size = &p->options[p->options_size + 1];
         option_bytes(p, 5, 2);
         do {
@@ -339,7 +339,7 @@ static void parse_option(struct packet *p)
             *size = (uint8_t)(*size + 8);
             skip_space();
         } while (isdigit((unsigned char)*at));
-    } else if (accept("TS")) {
+    } else if (has("TS")) {
         need("val");
         p->has_timestamps = true;
         p->tsval = number();
@@ -348,9 +348,9 @@ static void parse_option(struct packet *p)
         option_bytes(p, 8, 10);
         option_value(p, 4, p->tsval);
         option_value(p, 4, p->tsecr + (p->tsecr ? flow->ts_base : 0));
-    } else if (accept("nop")) {
+    } else if (has("nop")) {
         option_bytes(p, 1, 1);
-    } else if (accept("eol")) {
+    } else if (has("eol")) {
         option_bytes(p, 0, 1);
     } else {
         fail("the script's line has an unknown option at \"%s\"", at);
@@ -361,7 +361,7 @@ static bool parse_ecn(struct packet *p)
 {
     static const char *const names[] = {"[noecn]", "[ect1]", "[ect0]", "[ce]"};
     for (uint8_t i = 0; i < 4; i++)
-        if (accept(names[i])) {
+        if (has(names[i])) {
             p->ecn = i;
             return p->has_ecn = true;
         }
@@ -390,10 +390,10 @@ static void parse_icmp(struct packet *p)
     need("]");
     need("icmp");
     for (unsigned i = 0; i < sizeof kinds / sizeof *kinds; i++)
-        if (accept(kinds[i].name)) {
+        if (has(kinds[i].name)) {
             p->type = kinds[i].type;
             p->code = kinds[i].code;
-            if (accept("mtu"))
+            if (has("mtu"))
                 p->mtu = (uint16_t)number();
             return;
         }
@@ -419,22 +419,22 @@ static void parse_packet(struct packet *p)
         p->flags |= (uint8_t)(1 << (found - letters));
     }
     parse_range(p);
-    if (accept("ack"))
+    if (has("ack"))
         p->ack = number();
-    if (accept("win")) {
+    if (has("win")) {
         p->has_window = true;
         p->window = number();
     }
-    if (!accept("<"))
+    if (!has("<"))
         return;
-    if (accept("...")) {
+    if (has("...")) {
         p->any_options = true;
         need(">");
         return;
     }
     do
         parse_option(p);
-    while (accept(","));
+    while (has(","));
     need(">");
 }
 
@@ -822,12 +822,12 @@ static void play_one(const char *text)
     }
     skip_space();
     struct packet packet;
-    if (accept(">")) {
+    if (has(">")) {
         parse_packet(&packet);
         skip_space();
         if (!*at)
             play_out(&packet, earliest, latest);
-    } else if (accept("<")) {
+    } else if (has("<")) {
         if (earliest != script_now)
             go_to(earliest);
         parse_packet(&packet);

@@ -4,9 +4,7 @@
 
 static const uint8_t everybody[6] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
 
-enum { ANNOUNCE_NUM = 2 };                 /* RFC 5227 section 1.1 */
-#define ANNOUNCE_INTERVAL (2 * NET_SECOND) /* the same */
-#define DEFEND_INTERVAL (10 * NET_SECOND)  /* the same */
+#define DEFEND_INTERVAL (10 * NET_SECOND) /* RFC 5227 section 1.1 */
 
 static void transmit(struct zh_net *net, uint16_t operation, const uint8_t *dst, uint32_t sender,
                      const uint8_t *target_mac, uint32_t target)
@@ -104,17 +102,4 @@ void arp_input(struct zh_net *net, struct rte_mbuf *packet)
 bad:
     net->stats.arp_in_bad++;
     rte_pktmbuf_free(packet);
-}
-
-static void announce_expire(struct zh_net *net, struct net_timer *timer)
-{
-    arp_announce(net);
-    if (++net->announcements < ANNOUNCE_NUM)
-        net_timer_set(&net->timers, timer, net->now + ANNOUNCE_INTERVAL);
-}
-
-void arp_start(struct zh_net *net)
-{
-    net->announce_timer.expire = announce_expire;
-    net_timer_set(&net->timers, &net->announce_timer, 0);
 }

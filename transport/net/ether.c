@@ -18,7 +18,8 @@ void ether_input(struct zh_net *net, struct rte_mbuf *packet)
     if (!broadcast && memcmp(header->dst, net->port->mac, 6) != 0)
         goto foreign;
     /* IPv4 and ARP use no groups here but that of all. */
-    if (broadcast && type != ETHER_IPV6 && memcmp(header->dst, ether_broadcast, 6) != 0)
+    if (broadcast && !(type == ETHER_IPV6 ? nd_listens_mac(net, header->dst)
+                                          : memcmp(header->dst, ether_broadcast, 6) == 0))
         goto foreign;
     rte_pktmbuf_adj(packet, sizeof *header);
     switch (type) {
@@ -27,6 +28,9 @@ void ether_input(struct zh_net *net, struct rte_mbuf *packet)
         return;
     case ETHER_ARP:
         arp_input(net, packet);
+        return;
+    case ETHER_IPV6:
+        ipv6_input(net, packet, broadcast);
         return;
     default:
         break;

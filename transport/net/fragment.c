@@ -234,9 +234,12 @@ static void expire(struct zh_net *net, struct net_timer *timer)
     (void)timer;
     while ((datagram = TAILQ_FIRST(&net->fragments->waiting)) && datagram->deadline <= net->now) {
         /* RFC 1122 section 3.3.2; RFC 8200 section 4.5: only where the first fragment has come. */
-        if (datagram->has_first && !datagram->dropped)
-            icmp_error(net, datagram->pieces[0].packet, &datagram->info, ICMP_TIME_EXCEEDED,
-                       ICMP_CODE_REASSEMBLY, 0);
+        if (datagram->has_first && !datagram->dropped) {
+            bool v4 = net_addr_is_v4(&datagram->info.src);
+            (v4 ? icmp_error : icmpv6_error)(net, datagram->pieces[0].packet, &datagram->info,
+                                             v4 ? ICMP_TIME_EXCEEDED : ICMPV6_TIME_EXCEEDED,
+                                             ICMP_CODE_REASSEMBLY, 0);
+        }
         release(net, datagram);
     }
 }

@@ -73,4 +73,51 @@ enum {
     ICMP_CODE_REASSEMBLY = 1, /* of time exceeded, in both versions */
 };
 
+/* RFC 8200 section 3. */
+struct ipv6_header {
+    uint8_t version_class_label[4];
+    uint16_t payload_length;
+    uint8_t next;
+    uint8_t hop_limit;
+    uint8_t src[16], dst[16];
+} __attribute__((packed));
+
+/* RFC 8200 section 4.5. */
+struct ipv6_fragment {
+    uint8_t next, reserved;
+    uint16_t offset_more; /* the offset in units of 8, two bits of nothing, and whether more come */
+    uint32_t id;
+} __attribute__((packed));
+
+enum { /* RFC 8200 section 4 */
+       IPV6_HOP_BY_HOP = 0,
+       IPV6_ROUTING = 43,
+       IPV6_FRAGMENT = 44,
+       IPV6_DESTINATION = 60,
+};
+
+/* RFC 4443 section 2.1, RFC 4861 section 4. */
+enum {
+    ICMPV6_UNREACHABLE = 1,
+    ICMPV6_TOO_BIG = 2,
+    ICMPV6_TIME_EXCEEDED = 3,
+    ICMPV6_PARAMETER_PROBLEM = 4,
+    ICMPV6_ECHO = 128, /* the first that is no error */
+    ICMPV6_ECHO_REPLY = 129,
+    ICMPV6_SOLICITATION = 135,
+    ICMPV6_ADVERTISEMENT = 136,
+    ICMPV6_CODE_PORT = 4,  /* of unreachable */
+    ICMPV6_CODE_FIELD = 0, /* of parameter problem */
+    ICMPV6_CODE_NEXT_HEADER = 1,
+    ICMPV6_CODE_OPTION = 2,
+};
+
+/* Neighbour solicitation and advertisement: RFC 4861 sections 4.3 and 4.4. */
+struct nd_header {
+    uint8_t type, code;
+    uint16_t checksum;
+    uint8_t flags, reserved[3];
+    uint8_t target[16];
+} __attribute__((packed));
+
 #endif

@@ -29,20 +29,38 @@ bool net_limit_take(struct net_limit *limit, uint64_t now, uint64_t interval, ui
     return true;
 }
 
-void icmp_send(struct zh_net *net, struct rte_mbuf *reply, const struct net_addr *src,
-               const struct net_addr *dst, uint8_t traffic_class)
+static bool allowed(struct zh_net *net, struct net_limit *limit, uint64_t interval, uint32_t burst)
+{
+    if (net_limit_take(limit, net->now, interval, burst))
+        return true;
+    net->stats.icmp_limited++;
+    return false;
+}
+
+bool icmp_error_allowed(struct zh_net *net)
+{
+    return allowed(net, &net->icmp_limit, ERROR_INTERVAL, ERROR_BURST);
+}
+
+bool icmp_echo_allowed(struct zh_net *net)
+{
+    return allowed(net, &net->echo_limit, ECHO_INTERVAL, ECHO_BURST);
+}
+
+/* An answer to `info`, whose message begins at its data, without a checksum. Takes the reply. */
+static void reply_to(struct zh_net *net, struct rte_mbuf *reply, const struct net_packet *info,
+                     uint8_t traffic_class)
 {
     struct icmp_header *header = rte_pktmbuf_mtod(reply, struct icmp_header *);
     header->checksum = 0;
     header->checksum = (uint16_t)~net_sum_fold(net_sum_packet(reply, 0, reply->pkt_len));
     net->stats.icmp_out++;
-    ip_output_fragments(net, reply, src, dst, IPPROTO_ICMP, traffic_class);
+    ip_output_fragments(net, reply, &info->dst, &info->src, IPPROTO_ICMP, traffic_class);
 }
 
 static void echo(struct zh_net *net, struct rte_mbuf *packet, const struct net_packet *info)
 {
-    if (!net_limit_take(&net->echo_limit, net->now, ECHO_INTERVAL, ECHO_BURST)) {
-        net->stats.icmp_limited++;
+    if (!icmp_echo_allowed(net)) {
         rte_pktmbuf_free(packet);
         return;
     }
@@ -51,7 +69,7 @@ static void echo(struct zh_net *net, struct rte_mbuf *packet, const struct net_p
         return;
     rte_pktmbuf_mtod(packet, struct icmp_header *)->type = ICMP_ECHO_REPLY;
     /* The reply has the request's type of service: RFC 1349 section 5.1. */
-    icmp_send(net, packet, &info->dst, &info->src, info->traffic_class);
+    reply_to(net, packet, info, info->traffic_class);
 }
 
 /* What an error means to a connection. Hard: RFC 1122 section 4.2.3.9. False: nothing. */
@@ -112,10 +130,8 @@ void icmp_error(struct zh_net *net, struct rte_mbuf *packet, const struct net_pa
     /* Not about ICMP, nor to many: RFC 1122 section 3.2.2. */
     if (info->broadcast || info->protocol == IPPROTO_ICMP)
         return;
-    if (!net_limit_take(&net->icmp_limit, net->now, ERROR_INTERVAL, ERROR_BURST)) {
-        net->stats.icmp_limited++;
+    if (!icmp_error_allowed(net))
         return;
-    }
     struct rte_mbuf *reply = net_packet_alloc(net);
     if (!reply)
         return;
@@ -128,7 +144,7 @@ void icmp_error(struct zh_net *net, struct rte_mbuf *packet, const struct net_pa
         (void *)rte_pktmbuf_append(reply, (uint16_t)(sizeof *header + quoted));
     *header = (struct icmp_header){.type = type, .code = code, .field = rte_cpu_to_be_32(field)};
     memcpy(header + 1, rte_pktmbuf_mtod(packet, const uint8_t *) - info->ip_header_size, quoted);
-    icmp_send(net, reply, &info->dst, &info->src, 0);
+    reply_to(net, reply, info, 0);
 }
 
 void icmp_unreachable(struct zh_net *net, struct rte_mbuf *packet, const struct net_packet *info,

@@ -106,9 +106,8 @@ drop:
     rte_pktmbuf_free(packet);
 }
 
-void ipv4_send(struct zh_net *net, struct rte_mbuf *packet, const struct net_next_hop *hop,
-               const struct net_addr *src, const struct net_addr *dst, uint8_t protocol,
-               uint8_t traffic_class, uint16_t id, uint16_t fragment)
+void ipv4_prepend(struct rte_mbuf *packet, const struct net_addr *src, const struct net_addr *dst,
+                  uint8_t protocol, uint8_t traffic_class, uint16_t id, uint16_t fragment)
 {
     struct ipv4_header *header = (void *)rte_pktmbuf_prepend(packet, sizeof *header);
     *header = (struct ipv4_header){
@@ -128,6 +127,4 @@ void ipv4_send(struct zh_net *net, struct rte_mbuf *packet, const struct net_nex
         packet->l2_len = sizeof(struct ether_header);
         packet->l3_len = sizeof *header;
     }
-    net->stats.ip_out++;
-    neighbour_output(net, &hop->address, packet);
 }

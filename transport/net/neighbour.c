@@ -18,9 +18,11 @@ enum state {
 #define RETRANS_TIMER NET_SECOND
 #define REACHABLE_TIME (30 * NET_SECOND)
 #define DELAY_FIRST_PROBE_TIME (5 * NET_SECOND)
+#define ANNOUNCE_INTERVAL (2 * NET_SECOND) /* RFC 5227 section 1.1 */
 
 enum {
-    MAX_SOLICIT = 3, /* MAX_MULTICAST_SOLICIT and MAX_UNICAST_SOLICIT */
+    MAX_SOLICIT = 3,  /* MAX_MULTICAST_SOLICIT and MAX_UNICAST_SOLICIT */
+    ANNOUNCE_NUM = 2, /* RFC 5227 section 1.1; RFC 4861 section 7.2.6: at most 3 */
     WAITING_EACH = 16,
     WAITING = 256,
 };
@@ -47,7 +49,8 @@ struct neighbour {
 TAILQ_HEAD(neighbour_list, neighbour);
 
 struct neighbours {
-    struct net_timer timer;
+    struct net_timer timer, announce_timer;
+    uint8_t announcements;  /* made so far */
     struct neighbour *last; /* the one found last; NULL */
     struct neighbour **buckets;
     uint32_t bucket_mask, count, incomplete_count, most;
@@ -218,7 +221,11 @@ static struct neighbour *create(struct zh_net *net, const struct net_addr *addre
 static void ask(struct zh_net *net, struct neighbour *neighbour)
 {
     neighbour->asked++;
-    arp_request(net, &neighbour->address, neighbour->state == PROBE ? neighbour->mac : NULL);
+    const uint8_t *mac = neighbour->state == PROBE ? neighbour->mac : NULL;
+    if (net_addr_is_v4(&neighbour->address))
+        arp_request(net, &neighbour->address, mac);
+    else
+        nd_solicit(net, &neighbour->address, mac);
 }
 
 static void transmit(struct zh_net *net, struct neighbour *neighbour, struct rte_mbuf *packet)
@@ -373,6 +380,15 @@ static void expire(struct zh_net *net, struct net_timer *timer)
     set_timer(net);
 }
 
+/* With the first poll, and once more, lest the first was lost. */
+static void announce(struct zh_net *net, struct net_timer *timer)
+{
+    arp_announce(net);
+    nd_announce(net);
+    if (++net->neighbours->announcements < ANNOUNCE_NUM)
+        net_timer_set(&net->timers, timer, net->now + ANNOUNCE_INTERVAL);
+}
+
 int neighbours_create(struct zh_net *net)
 {
     struct neighbours *n = calloc(1, sizeof *n);
@@ -399,6 +415,8 @@ int neighbours_create(struct zh_net *net)
         release(n, &n->all[i]);
     for (int i = 0; i < WAITING; i++)
         SIMPLEQ_INSERT_TAIL(&n->free_waiting, &n->waiting[i], link);
+    n->announce_timer.expire = announce;
+    net_timer_set(&net->timers, &n->announce_timer, 0);
     return 0;
 }
 
@@ -412,6 +430,7 @@ void neighbours_free(struct zh_net *net)
         while ((neighbour = TAILQ_FIRST(&n->incomplete)))
             evict(net, neighbour);
     net_timer_stop(&net->timers, &n->timer);
+    net_timer_stop(&net->timers, &n->announce_timer);
     free(n->all);
     free(n->buckets);
     free(n);

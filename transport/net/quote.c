@@ -8,18 +8,27 @@ enum { QUOTED = 8 }; /* of the transport header: ports and sequence number (RFC 
 bool net_error_quote(const struct zh_net *net, const uint8_t *packet, size_t size,
                      struct net_error *error)
 {
-    const struct ipv4_header *header = (const void *)packet;
-    if (size < sizeof *header || header->version_ihl >> 4 != 4)
+    const struct ipv4_header *v4 = (const void *)packet;
+    const struct ipv6_header *v6 = (const void *)packet;
+    size_t offset;
+    if (size >= sizeof *v4 && *packet >> 4 == 4) {
+        offset = (size_t)(v4->version_ihl & 15) * 4;
+        if (offset < sizeof *v4 || v4->fragment & rte_cpu_to_be_16(IPV4_OFFSET_MASK))
+            return false;
+        error->local = net_addr_v4(v4->src);
+        error->remote = net_addr_v4(v4->dst);
+        error->protocol = v4->protocol;
+    } else if (size >= sizeof *v6 && *packet >> 4 == 6) {
+        offset = sizeof *v6; /* our segments have no other headers */
+        memcpy(&error->local, v6->src, 16);
+        memcpy(&error->remote, v6->dst, 16);
+        error->protocol = v6->next;
+        if (net_addr_is_v4(&error->local))
+            return false;
+    } else {
         return false;
-    size_t offset = (size_t)(header->version_ihl & 15) * 4;
-    if (offset < sizeof *header || size < offset + QUOTED)
-        return false;
-    if (header->fragment & rte_cpu_to_be_16(IPV4_OFFSET_MASK))
-        return false;
-    error->local = net_addr_v4(header->src);
-    error->remote = net_addr_v4(header->dst);
-    error->protocol = header->protocol;
-    if (error->protocol != IPPROTO_TCP || !net_is_own(net, &error->local))
+    }
+    if (size < offset + QUOTED || error->protocol != IPPROTO_TCP || !net_is_own(net, &error->local))
         return false;
     memcpy(&error->local_port, packet + offset, 2);
     memcpy(&error->remote_port, packet + offset + 2, 2);

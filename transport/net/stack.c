@@ -186,7 +186,6 @@ int zh_net_create(const struct zh_net_config *config, struct zh_port *port, stru
         return rc;
     }
     net->ip_id = (uint16_t)net_random(net);
-    arp_start(net);
     *out = net;
     return 0;
 }

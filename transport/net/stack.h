@@ -166,9 +166,7 @@ struct zh_net {
     uint16_t path_count;
     struct net_route *routes; /* longest prefix first; owned */
     uint32_t route_count;
-    struct net_timer announce_timer; /* arp.c */
-    uint8_t announcements;           /* made so far */
-    uint64_t defended_at;            /* an own address that another one uses; 0: never */
+    uint64_t defended_at; /* arp.c: an own address that another one uses; 0: never */
     struct neighbours *neighbours;
     struct fragments *fragments;
     struct tcp *tcp;
@@ -228,11 +226,19 @@ void neighbour_confirm(struct zh_net *net, const struct net_addr *next_hop);
 void arp_input(struct zh_net *net, struct rte_mbuf *packet);
 /* Announce the own addresses (RFC 5227 section 2.3). */
 void arp_announce(struct zh_net *net);
-/* Announce with the first poll, and once more. */
-void arp_start(struct zh_net *net);
 /* Ask who has an address: everybody, or, to see whether it is still there, one (RFC 1122 section
  * 2.3.2.1). */
 void arp_request(struct zh_net *net, const struct net_addr *target, const uint8_t *mac);
+
+/* As arp_request and arp_announce, for IPv6 (RFC 4861 sections 7.2.2 and 7.2.6). */
+void nd_solicit(struct zh_net *net, const struct net_addr *target, const uint8_t *mac);
+void nd_announce(struct zh_net *net);
+/* A neighbour solicitation or advertisement, its checksum verified. Takes the packet. */
+void nd_input(struct zh_net *net, struct rte_mbuf *packet, const struct net_packet *info);
+/* Whether a multicast address, or one of Ethernet, is one of this stack's groups: that of all nodes
+ * and those of its addresses (RFC 4291 section 2.8). */
+bool nd_listens(const struct zh_net *net, const struct net_addr *group);
+bool nd_listens_mac(const struct zh_net *net, const uint8_t mac[6]);
 
 /* What ARP and ND have heard of a neighbour. */
 struct neighbour_news {
@@ -273,9 +279,11 @@ uint16_t net_path_lower(struct zh_net *net, const struct net_addr *dst, uint16_t
 
 /* Take the packet. `broadcast`: the frame was for more than this host. */
 void ipv4_input(struct zh_net *net, struct rte_mbuf *packet, bool broadcast);
+void ipv6_input(struct zh_net *net, struct rte_mbuf *packet, bool multicast);
 
 /* Send what begins with a transport header whose checksum is filled in (or marked for the device).
- * Takes the packet. 0 or -EHOSTUNREACH (no route; counted). IPv4: don't-fragment set. */
+ * Takes the packet. 0, -EHOSTUNREACH (no route; counted) or -EMSGSIZE (larger than the link's MTU,
+ * or without headroom). IPv4: don't-fragment set. */
 int ip_output(struct zh_net *net, struct rte_mbuf *packet, const struct net_addr *src,
               const struct net_addr *dst, uint8_t protocol, uint8_t traffic_class);
 
@@ -283,11 +291,13 @@ int ip_output(struct zh_net *net, struct rte_mbuf *packet, const struct net_addr
  * TCP never sends any). */
 int ip_output_fragments(struct zh_net *net, struct rte_mbuf *packet, const struct net_addr *src,
                         const struct net_addr *dst, uint8_t protocol, uint8_t traffic_class);
-/* The last step of both: an IPv4 header before `packet`, which is sent to `hop`. `fragment`: the
- * header's field, host byte order. Takes the packet. */
-void ipv4_send(struct zh_net *net, struct rte_mbuf *packet, const struct net_next_hop *hop,
-               const struct net_addr *src, const struct net_addr *dst, uint8_t protocol,
-               uint8_t traffic_class, uint16_t id, uint16_t fragment);
+/* An IPv4 header before what follows it, which has headroom. `fragment`: the header's field, host
+ * byte order. */
+void ipv4_prepend(struct rte_mbuf *packet, const struct net_addr *src, const struct net_addr *dst,
+                  uint8_t protocol, uint8_t traffic_class, uint16_t id, uint16_t fragment);
+/* An IPv6 header before what follows it. */
+void ipv6_prepend(struct rte_mbuf *packet, const struct net_addr *src, const struct net_addr *dst,
+                  uint8_t protocol, uint8_t traffic_class, uint8_t hop_limit);
 
 int fragments_create(struct zh_net *net);
 void fragments_free(struct zh_net *net);
@@ -304,20 +314,25 @@ bool net_limit_take(struct net_limit *limit, uint64_t now, uint64_t interval, ui
  * TCP's or not from us (quote.c). */
 bool net_error_quote(const struct zh_net *net, const uint8_t *packet, size_t size,
                      struct net_error *error);
-/* An answer to what was received: the reply's ICMP message begins at its data, without a checksum.
- * Takes the reply. */
-void icmp_send(struct zh_net *net, struct rte_mbuf *reply, const struct net_addr *src,
-               const struct net_addr *dst, uint8_t traffic_class);
+/* Whether one more may be sent now; counts those that may not. */
+bool icmp_error_allowed(struct zh_net *net);
+bool icmp_echo_allowed(struct zh_net *net);
 
+/* Take the packet. */
 void icmp_input(struct zh_net *net, struct rte_mbuf *packet, const struct net_packet *info);
-/* Destination unreachable for a packet that nobody took (RFC 1122 section 3.2.2.1), rate-limited.
- * Does not take the packet, whose IP header must still lie before its data. */
+void icmpv6_input(struct zh_net *net, struct rte_mbuf *packet, const struct net_packet *info);
+/* Fill in a message's checksum. */
+void icmpv6_sum(struct rte_mbuf *message, const struct net_addr *src, const struct net_addr *dst);
+/* Destination unreachable for an IPv4 packet that nobody took (RFC 1122 section 3.2.2.1),
+ * rate-limited. Does not take the packet, whose IP header must still lie before its data. */
 void icmp_unreachable(struct zh_net *net, struct rte_mbuf *packet, const struct net_packet *info,
                       uint8_t code);
-/* Any error, in the same way (RFC 792; RFC 4443). `field`: the header's last word, host byte order.
- */
+/* Any error, in the same way (RFC 792; RFC 4443 section 2.4). `field`: the header's last word, host
+ * byte order. */
 void icmp_error(struct zh_net *net, struct rte_mbuf *packet, const struct net_packet *info,
                 uint8_t type, uint8_t code, uint32_t field);
+void icmpv6_error(struct zh_net *net, struct rte_mbuf *packet, const struct net_packet *info,
+                  uint8_t type, uint8_t code, uint32_t field);
 
 /* --- TCP, as the layers below see it ------------------------------------------------------------
  */

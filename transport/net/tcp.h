@@ -7,6 +7,7 @@
 #include <sys/queue.h>
 
 #include "stack.h"
+#include "tcp_prr.h"
 #include "tcp_seq.h"
 
 /* RFC 9293 section 3.3.2, in its order; TCPS_ as in BSD, since netinet/tcp.h has the names. */
@@ -214,18 +215,21 @@ struct zh_net_socket;
 
 struct tcp_congestion {
     const char *name;
+    /* Begin, or take over from another; cwnd and ssthresh are set and stay (tcp_initial_window). */
     void (*start)(struct zh_net_socket *s);
     /* Grow cwnd. Called outside recovery only. */
     void (*on_ack)(struct zh_net_socket *s, const struct tcp_ack *ack);
     /* Recovery or ECN begins: set ssthresh (bytes). `s->cwnd` is what it was. */
     void (*on_loss)(struct zh_net_socket *s);
-    /* A timeout: set ssthresh; cwnd is set by the caller (RFC 5681 section 3.1: one segment). */
+    /* The first timeout of a segment: set ssthresh; later ones of it keep it (RFC 5681
+     * section 3.1). cwnd is set by the caller: one segment. */
     void (*on_timeout)(struct zh_net_socket *s);
     /* The reduction was a mistake: cwnd and ssthresh are restored already. */
     void (*undo)(struct zh_net_socket *s);
 };
 
-extern const struct tcp_congestion tcp_newreno;
+extern const struct tcp_congestion tcp_newreno, tcp_cubic;
+/* NULL: there is none of that name. */
 const struct tcp_congestion *tcp_congestion_find(const char *name);
 
 /* --- a socket
@@ -338,8 +342,9 @@ struct zh_net_socket {
     /* congestion control: bytes */
     const struct tcp_congestion *congestion;
     uint64_t cwnd, ssthresh;
-    uint64_t cwnd_acked;          /* appropriate byte counting (RFC 3465) */
-    uint64_t congestion_state[8]; /* the algorithm's own */
+    uint64_t cwnd_acked;           /* appropriate byte counting (RFC 3465) */
+    uint64_t congestion_state[12]; /* the algorithm's own */
+    struct tcp_prr prr;
     uint32_t retransmissions;
 
     /* options of sockets, ns */

@@ -175,18 +175,20 @@ static void model_remove_first(void)
 
 static void compare(uint32_t una, uint32_t nxt)
 {
-    uint32_t sacked = 0, lost = 0, i, first_lost = UINT32_MAX;
+    uint32_t sacked = 0, records = 0, lost = 0, i, first_lost = UINT32_MAX;
     CHECK_EQ(ring.count, model_count);
     for (i = 0; i < model_count; i++) {
         const struct tcp_sent *m = &model[i], *r = tcp_sent_at(&ring, i);
         CHECK(m->seq == r->seq && m->end == r->end && m->flags == r->flags);
         CHECK(m->sent_at == r->sent_at && m->transmissions == r->transmissions);
         sacked += m->flags & TCP_SENT_SACKED ? m->end - m->seq : 0;
+        records += m->flags & TCP_SENT_SACKED ? 1 : 0;
         lost += m->flags & TCP_SENT_LOST ? m->end - m->seq : 0;
         if (m->flags & TCP_SENT_LOST && first_lost == UINT32_MAX)
             first_lost = i;
     }
     CHECK_EQ(ring.bytes_sacked, sacked);
+    CHECK_EQ(ring.records_sacked, records);
     CHECK_EQ(ring.bytes_lost, lost);
     CHECK_EQ(tcp_sent_in_flight(&ring, una, nxt), nxt - una - sacked - lost);
     struct tcp_sent *found = tcp_sent_next_lost(&ring, &i);

@@ -8,6 +8,7 @@
 
 #include "stack.h"
 #include "tcp_prr.h"
+#include "tcp_rack.h"
 #include "tcp_seq.h"
 
 /* RFC 9293 section 3.3.2, in its order; TCPS_ as in BSD, since netinet/tcp.h has the names. */
@@ -167,7 +168,8 @@ struct tcp_sent_ring {
     struct tcp_sent *records; /* a ring in order of seq; NULL while empty */
     uint32_t first, count, capacity;
     uint32_t bytes_sacked, bytes_lost; /* sequence space of the records so flagged */
-    uint32_t lost_hint;                /* the first lost record is not before this place */
+    uint32_t records_sacked;
+    uint32_t lost_hint; /* the first lost record is not before this place */
 };
 
 /* --- receiving (tcp_receive.c, tcp_reorder.c)
@@ -345,6 +347,8 @@ struct zh_net_socket {
     uint64_t cwnd_acked;           /* appropriate byte counting (RFC 3465) */
     uint64_t congestion_state[12]; /* the algorithm's own */
     struct tcp_prr prr;
+    struct tcp_rack rack;
+    struct tcp_tlp tlp;
     uint32_t retransmissions;
 
     /* options of sockets, ns */

@@ -57,6 +57,8 @@ int tcp_sent_split(struct tcp_sent_ring *ring, uint32_t i, uint32_t seq)
     left->end = right->seq = seq;
     left->flags &= (uint8_t)~TCP_SENT_FIN;
     right->flags &= (uint8_t)~TCP_SENT_SYN;
+    if (left->flags & TCP_SENT_SACKED)
+        ring->records_sacked++;
     return 0;
 }
 
@@ -83,6 +85,7 @@ void tcp_sent_ack(struct tcp_sent_ring *ring, uint32_t ack, struct tcp_delivered
         delivered->acked += size;
         if (record->flags & TCP_SENT_SACKED) {
             ring->bytes_sacked -= size;
+            ring->records_sacked -= whole;
         } else {
             delivered->delivered += size;
             if (whole)
@@ -131,6 +134,7 @@ static void sack_one(struct tcp_sent_ring *ring, const struct tcp_sack_block *bl
         if (record->flags & TCP_SENT_LOST)
             ring->bytes_lost -= size;
         ring->bytes_sacked += size;
+        ring->records_sacked++;
         record->flags = (uint8_t)((record->flags & ~TCP_SENT_LOST) | TCP_SENT_SACKED);
     }
 }
@@ -163,7 +167,7 @@ void tcp_sent_forget_sacked(struct tcp_sent_ring *ring)
 {
     for (uint32_t i = 0; i < ring->count; i++)
         tcp_sent_at(ring, i)->flags &= (uint8_t)~TCP_SENT_SACKED;
-    ring->bytes_sacked = 0;
+    ring->bytes_sacked = ring->records_sacked = 0;
 }
 
 /* The free-running place of a record of the ring. */

@@ -265,8 +265,8 @@ ssize_t zh_net_send(struct zh_net_socket *s, const void *data, size_t size, int 
     if (taken < 0)
         return taken;
     s->net->stats.bytes_copied += (size_t)taken;
-    if (!(flags & MSG_MORE))
-        tcp_want_output(s);
+    s->flags = flags & MSG_MORE ? s->flags | TCP_MORE : s->flags & ~TCP_MORE;
+    tcp_want_output(s);
     if ((size_t)taken < size)
         s->flags |= TCP_SEND_BLOCKED;
     return taken;
@@ -286,6 +286,7 @@ int zh_net_send_records(struct zh_net_socket *s, const struct zh_stream_record *
             break;
         }
     }
+    s->flags &= ~TCP_MORE;
     tcp_want_output(s);
     return (int)accepted;
 }

@@ -250,7 +250,7 @@ static bool send_lost(struct zh_net_socket *s)
  * 3.8.6.2.1)? `rest`: all that is queued. */
 static bool may_send_part(const struct zh_net_socket *s, uint32_t size, uint64_t rest)
 {
-    if (s->flags & TCP_CORKED && !(s->flags & TCP_SHUT_WRITE))
+    if (s->flags & (TCP_CORKED | TCP_MORE) && !(s->flags & TCP_SHUT_WRITE))
         return false;
     if (size == rest)
         return s->flags & (TCP_NO_DELAY | TCP_SHUT_WRITE) || s->snd_una == s->snd_nxt;

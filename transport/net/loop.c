@@ -1,4 +1,5 @@
-/* The loop: see loop.h. DESIGN: spin about 50 us since the last progress, then poll a descriptor. */
+/* The loop: see loop.h. DESIGN: spin about 50 us since the last progress, then poll a descriptor.
+ */
 #include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -20,7 +21,7 @@ enum {
 };
 
 struct zh_loop {
-    struct zh_net *net;   /* the caller's, as the port */
+    struct zh_net *net; /* the caller's, as the port */
     struct zh_port *port;
     uint64_t spin;
     uint64_t busy_at;  /* when the last packet came */

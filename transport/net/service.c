@@ -10,7 +10,8 @@ enum {
     SOURCE_RECORD = 1 << 20,
 };
 
-/* What an echo has taken and is sending back: the packets' memory is lent until it is acknowledged. */
+/* What an echo has taken and is sending back: the packets' memory is lent until it is acknowledged.
+ */
 struct echo_loan {
     struct zh_stream_segment segment;
 };

@@ -3,9 +3,11 @@
 
 #include "tcp_conn.h"
 
-/* --- addresses ------------------------------------------------------------------------------------- */
+/* --- addresses
+ * ------------------------------------------------------------------------------------- */
 
-/* 0, -EINVAL or -EAFNOSUPPORT. A socket of IPv6 takes IPv4 addresses mapped (RFC 3493 section 3.7). */
+/* 0, -EINVAL or -EAFNOSUPPORT. A socket of IPv6 takes IPv4 addresses mapped (RFC 3493 section 3.7).
+ */
 static int read_address(const struct zh_net_socket *s, const struct sockaddr *address,
                         socklen_t length, struct net_addr *addr, uint16_t *port)
 {
@@ -52,7 +54,8 @@ static bool is_any(const struct net_addr *addr)
            (!addr->words[2] || addr->words[2] == NET_V4_MAPPED);
 }
 
-/* --- birth ------------------------------------------------------------------------------------------- */
+/* --- birth
+ * ------------------------------------------------------------------------------------------- */
 
 int zh_net_socket(struct zh_net *net, int domain, struct zh_net_socket **socket)
 {
@@ -81,10 +84,10 @@ int zh_net_bind(struct zh_net_socket *s, const struct sockaddr *address, socklen
     if (!is_any(&addr) && !net_is_own(s->net, &addr))
         return -EADDRNOTAVAIL;
     struct zh_net_socket *other;
-    TAILQ_FOREACH (other, &s->net->tcp->listeners, accept_link)
-        if (port && other->entry.flow.local_port == port &&
-            net_addr_equal(&other->entry.flow.local, &addr))
-            return -EADDRINUSE;
+    TAILQ_FOREACH(other, &s->net->tcp->listeners, accept_link)
+    if (port && other->entry.flow.local_port == port &&
+        net_addr_equal(&other->entry.flow.local, &addr))
+        return -EADDRINUSE;
     s->entry.flow.local = addr;
     s->entry.flow.local_port = port;
     s->flags |= TCP_BOUND;
@@ -102,10 +105,10 @@ int zh_net_listen(struct zh_net_socket *s, int backlog)
     if (tcp_table_listener(s->net, &s->entry.flow.local, s->entry.flow.local_port) &&
         s->entry.flow.local_port) {
         struct zh_net_socket *other;
-        TAILQ_FOREACH (other, &s->net->tcp->listeners, accept_link)
-            if (other->entry.flow.local_port == s->entry.flow.local_port &&
-                net_addr_equal(&other->entry.flow.local, &s->entry.flow.local))
-                return -EADDRINUSE;
+        TAILQ_FOREACH(other, &s->net->tcp->listeners, accept_link)
+        if (other->entry.flow.local_port == s->entry.flow.local_port &&
+            net_addr_equal(&other->entry.flow.local, &s->entry.flow.local))
+            return -EADDRINUSE;
     }
     if (!s->entry.flow.local_port && !tcp_table_choose_port(s->net, &s->entry.flow))
         return -EADDRINUSE;
@@ -181,7 +184,9 @@ int zh_net_connect(struct zh_net_socket *s, const struct sockaddr *address, sock
     return -EINPROGRESS;
 }
 
-/* --- end ------------------------------------------------------------------------------------------------ */
+/* --- end
+ * ------------------------------------------------------------------------------------------------
+ */
 
 /* No more is sent by the application: the FIN follows what is queued. */
 static void end_sending(struct zh_net_socket *s)
@@ -212,8 +217,8 @@ void zh_net_close(struct zh_net_socket *s)
     default:
         break;
     }
-    /* RFC 9293 section 3.6.1: data that nobody will read is told of by a reset, lest the peer take it
-     * for delivered. */
+    /* RFC 9293 section 3.6.1: data that nobody will read is told of by a reset, lest the peer take
+     * it for delivered. */
     if (s->rcv_queued || s->reorder.count || s->flags & TCP_LINGER_RESET) {
         tcp_send_reset(s);
         tcp_socket_end(s, 0);
@@ -239,7 +244,9 @@ int zh_net_shutdown(struct zh_net_socket *s, int how)
     return 0;
 }
 
-/* --- data --------------------------------------------------------------------------------------------------- */
+/* --- data
+ * ---------------------------------------------------------------------------------------------------
+ */
 
 /* 0 where data may be queued. */
 static int may_send(struct zh_net_socket *s)
@@ -324,7 +331,9 @@ ssize_t zh_net_recv(struct zh_net_socket *s, void *data, size_t size, int flags)
     return (ssize_t)done;
 }
 
-/* --- readiness ------------------------------------------------------------------------------------------------- */
+/* --- readiness
+ * -------------------------------------------------------------------------------------------------
+ */
 
 unsigned zh_net_ready(struct zh_net_socket *s)
 {
@@ -335,8 +344,7 @@ unsigned zh_net_ready(struct zh_net_socket *s)
         ready |= ZH_STREAM_IN;
     if ((tcp_synchronized(s) && tcp_can_queue(s)) || s->state == TCPS_CLOSED)
         ready |= ZH_STREAM_OUT; /* of a closed one: sending gives its error at once */
-    if (s->state == TCPS_CLOSED ||
-        ((s->flags & TCP_FIN_RECEIVED) && (s->flags & TCP_SHUT_WRITE)))
+    if (s->state == TCPS_CLOSED || ((s->flags & TCP_FIN_RECEIVED) && (s->flags & TCP_SHUT_WRITE)))
         ready |= ZH_STREAM_HUP;
     if (s->error)
         ready |= ZH_STREAM_ERR;

@@ -133,9 +133,10 @@ static int give(const void *from, size_t have, void *value, socklen_t *size)
 static uint8_t linux_state(const struct zh_net_socket *s)
 {
     static const uint8_t numbers[] = {
-        [TCPS_CLOSED] = 7,     [TCPS_LISTEN] = 10,      [TCPS_SYN_SENT] = 2, [TCPS_SYN_RECEIVED] = 3,
-        [TCPS_ESTABLISHED] = 1, [TCPS_FIN_WAIT_1] = 4,   [TCPS_FIN_WAIT_2] = 5, [TCPS_CLOSE_WAIT] = 8,
-        [TCPS_CLOSING] = 11,   [TCPS_LAST_ACK] = 9,     [TCPS_TIME_WAIT] = 6,
+        [TCPS_CLOSED] = 7,       [TCPS_LISTEN] = 10,     [TCPS_SYN_SENT] = 2,
+        [TCPS_SYN_RECEIVED] = 3, [TCPS_ESTABLISHED] = 1, [TCPS_FIN_WAIT_1] = 4,
+        [TCPS_FIN_WAIT_2] = 5,   [TCPS_CLOSE_WAIT] = 8,  [TCPS_CLOSING] = 11,
+        [TCPS_LAST_ACK] = 9,     [TCPS_TIME_WAIT] = 6,
     };
     return numbers[s->state];
 }
@@ -146,7 +147,9 @@ static int give_info(const struct zh_net_socket *s, void *value, socklen_t *size
     uint64_t ssthresh = s->ssthresh / mss;
     struct tcp_info info = {
         .tcpi_state = linux_state(s),
-        .tcpi_ca_state = s->flags & TCP_AFTER_RTO ? 4 : s->flags & TCP_IN_RECOVERY ? 3 : 0,
+        .tcpi_ca_state = s->flags & TCP_AFTER_RTO     ? 4
+                         : s->flags & TCP_IN_RECOVERY ? 3
+                                                      : 0,
         .tcpi_retransmits = s->backoff,
         .tcpi_options = (uint8_t)((s->flags & TCP_HAS_TIMESTAMPS ? TCPI_OPT_TIMESTAMPS : 0) |
                                   (s->flags & TCP_HAS_SACK ? TCPI_OPT_SACK : 0) |

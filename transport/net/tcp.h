@@ -203,12 +203,13 @@ struct tcp_reorder {
  * ----------------------------------------------------- */
 
 struct tcp_ack {
-    uint32_t acked;     /* bytes of sequence space newly acknowledged cumulatively */
-    uint32_t delivered; /* these and those newly selectively acknowledged */
-    uint32_t lost;      /* bytes newly taken for lost */
-    uint32_t in_flight; /* before this ACK */
-    uint64_t rtt;       /* ns; 0: no sample */
-    bool ce;            /* ECN echo */
+    uint32_t acked;          /* bytes of sequence space newly acknowledged cumulatively */
+    uint32_t delivered;      /* these and those newly selectively acknowledged */
+    uint32_t lost;           /* bytes newly taken for lost */
+    uint32_t in_flight;      /* before this ACK */
+    uint64_t rtt;            /* ns; 0: no sample */
+    bool original_delivered; /* sent once, and before the last timeout */
+    bool ce;                 /* ECN echo */
     bool in_recovery;
     bool app_limited; /* the window was not the limit (RFC 7661) */
 };
@@ -237,9 +238,21 @@ const struct tcp_congestion *tcp_congestion_find(const char *name);
 /* --- a socket
  * ---------------------------------------------------------------------------------------------- */
 
+/* Of the last reduction of the window (tcp_undo.c). */
+struct tcp_undo {
+    uint64_t cwnd, ssthresh; /* before it */
+    uint32_t una;
+    uint32_t stamp;           /* TSval of the first retransmission since */
+    uint32_t retransmissions; /* since */
+    uint32_t unneeded_left;   /* of these, not yet reported as duplicates */
+    bool possible;
+};
+
 enum tcp_deadline {
-    TCP_DEADLINE_RTO, /* retransmission, or the next probe of a zero window */
-    TCP_DEADLINE_ACK, /* delayed ACK */
+    TCP_DEADLINE_RTO,     /* retransmission, or the next probe of a zero window */
+    TCP_DEADLINE_REORDER, /* RACK: segments that may yet come have not (RFC 8985 section 6.2) */
+    TCP_DEADLINE_PROBE,   /* tail loss probe (RFC 8985 section 7) */
+    TCP_DEADLINE_ACK,     /* delayed ACK */
     TCP_DEADLINE_KEEPALIVE,
     TCP_DEADLINE_LINGER, /* FIN-WAIT-2 of a closed socket */
     TCP_DEADLINES,
@@ -260,7 +273,6 @@ enum { /* zh_net_socket.flags */
        TCP_ACK_NOW = 1 << 11,
        TCP_IN_RECOVERY = 1 << 12,  /* loss recovery: until snd_una reaches recover */
        TCP_AFTER_RTO = 1 << 13,    /* as above, after a timeout */
-       TCP_PROBING = 1 << 14,      /* the window is zero */
        TCP_LINGER_RESET = 1 << 15, /* SO_LINGER with 0: close resets */
        TCP_BOUND = 1 << 16,
        TCP_QUEUED_OUT = 1 << 17,
@@ -291,7 +303,7 @@ struct zh_net_socket {
     uint8_t state;
     uint8_t ready_seen;           /* ZH_STREAM_* last given by zh_net_wait */
     uint8_t snd_shift, rcv_shift; /* window scale: the peer's, ours */
-    int error;      /* positive errno; given once by SO_ERROR, else on every call */
+    int error;                    /* positive errno; given once by SO_ERROR, else on every call */
     int error_soft; /* an ICMP error that the retransmission timer is left to decide about */
     sa_family_t family;
     TAILQ_ENTRY(zh_net_socket) all_link, ready_link, out_link, accept_link, starved_link;
@@ -337,7 +349,8 @@ struct zh_net_socket {
 
     /* RTT and RTO (RFC 6298), ns */
     uint64_t srtt, rttvar, rto, rto_min;
-    uint8_t backoff; /* doublings since the last progress */
+    uint8_t backoff;        /* doublings since the last progress */
+    uint8_t backoff_before; /* when the last timeout came */
     uint8_t dupacks;
     uint8_t keepalive_probes;
     uint8_t quick_acks; /* ACKs still to be sent at once */
@@ -348,6 +361,8 @@ struct zh_net_socket {
     uint64_t cwnd_acked;           /* appropriate byte counting (RFC 3465) */
     uint64_t congestion_state[12]; /* the algorithm's own */
     struct tcp_prr prr;
+    struct tcp_undo undo;
+    uint64_t rto_at; /* of the last timeout */
     struct tcp_rack rack;
     struct tcp_tlp tlp;
     uint32_t retransmissions;
@@ -388,10 +403,12 @@ struct tcp {
     struct tcp_entry **buckets; /* by keyed hash of the flow; a power of two; owned */
     uint32_t bucket_mask;
     uint32_t sockets, requests, time_waits;
-    TAILQ_HEAD(tcp_out_list, zh_net_socket) out;   /* have something to send at the end of this round */
+    TAILQ_HEAD(tcp_out_list, zh_net_socket)
+    out;                               /* have something to send at the end of this round */
     TAILQ_HEAD(, zh_net_socket) ready; /* for zh_net_wait */
     TAILQ_HEAD(, zh_net_socket) listeners;
-    TAILQ_HEAD(, zh_net_socket) starved; /* their window was closed: packets given back may open it */
+    TAILQ_HEAD(, zh_net_socket)
+    starved;                         /* their window was closed: packets given back may open it */
     TAILQ_HEAD(, zh_net_socket) all; /* for zh_net_destroy and zh_net_connections */
     TAILQ_HEAD(, tcp_time_wait) time_wait;
     struct net_timer time_wait_timer;

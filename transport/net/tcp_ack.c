@@ -32,6 +32,21 @@ static void advance(struct zh_net_socket *s, uint32_t ack, const struct tcp_ack 
     }
 }
 
+/* What the peer has now for the first time, as RACK and F-RTO look at it. */
+struct delivery {
+    struct tcp_rack_ack rack;
+    uint64_t rto_at;
+    bool original;
+};
+
+static void each_delivered(void *context, const struct tcp_sent *record)
+{
+    struct delivery *delivery = context;
+    tcp_rack_delivered(&delivery->rack, record);
+    if (record->transmissions == 1 && record->sent_at < delivery->rto_at)
+        delivery->original = true;
+}
+
 bool tcp_ack_input(struct zh_net_socket *s, const struct tcp_segment *segment)
 {
     uint32_t ack = segment->ack, una = s->snd_una;
@@ -42,12 +57,22 @@ bool tcp_ack_input(struct zh_net_socket *s, const struct tcp_segment *segment)
     struct tcp_ack result = {.in_flight = tcp_in_flight(s)};
     const struct tcp_options *options = &segment->options;
     struct tcp_delivered delivered = {0};
+    struct delivery delivery = {
+        .rack = {.rack = &s->rack,
+                 .now = s->net->now,
+                 .has_timestamps = options->has_timestamps,
+                 .tsecr = options->tsecr,
+                 .ts_offset = s->ts_offset},
+        .rto_at = s->rto_at,
+    };
     if (seq_gt(ack, una))
-        tcp_sent_ack(&s->sent, ack, &delivered, NULL, NULL);
+        tcp_sent_ack(&s->sent, ack, &delivered, each_delivered, &delivery);
     if (s->flags & TCP_HAS_SACK && options->sack_count)
-        tcp_sent_sack(&s->sent, options->sack, options->sack_count, &delivered, NULL, NULL);
+        tcp_sent_sack(&s->sent, options->sack, options->sack_count, &delivered, each_delivered,
+                      &delivery);
     result.acked = delivered.acked;
     result.delivered = delivered.delivered;
+    result.original_delivered = delivery.original && s->flags & TCP_HAS_SACK;
     if (delivered.sent_at) {
         result.rtt = s->net->now - delivered.sent_at;
         tcp_rto_sample(s, result.rtt);
@@ -71,10 +96,10 @@ bool tcp_ack_input(struct zh_net_socket *s, const struct tcp_segment *segment)
             tcp_rto_rearm(s);
         }
     }
-    if (s->sent.count || result.acked)
-        tcp_recovery_ack(s, segment, &result, duplicate);
     if (result.acked)
         tcp_rto_rearm(s); /* RFC 6298 (5.2), (5.3) */
+    if (s->sent.count || result.acked)
+        tcp_recovery_ack(s, segment, &result, duplicate);
     if (s->queue.end > s->nxt_offset || s->sent.bytes_lost || s->flags & TCP_SHUT_WRITE)
         tcp_want_output(s);
     return true;

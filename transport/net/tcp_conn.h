@@ -1,9 +1,10 @@
-/* How the files of a connection call each other: what comes in, what goes out, what ends. A function
- * that may free the socket says so; others never do. */
+/* How the files of a connection call each other: what comes in, what goes out, what ends. A
+ * function that may free the socket says so; others never do. */
 #ifndef ZEROHOP_NET_TCP_CONN_H
 #define ZEROHOP_NET_TCP_CONN_H
 
 #include "tcp.h"
+#include "tcp_congestion.h"
 #include "tcp_queue.h"
 #include "tcp_sent.h"
 
@@ -33,13 +34,14 @@ static inline bool tcp_synchronized(const struct zh_net_socket *s)
 /* What has been sent and not acknowledged, as the congestion window counts it. */
 uint32_t tcp_in_flight(const struct zh_net_socket *s);
 
-/* --- tcp_socket.c: birth and end ---------------------------------------------------------------- */
+/* --- tcp_socket.c: birth and end ----------------------------------------------------------------
+ */
 
 struct zh_net_socket *tcp_socket_new(struct zh_net *net, sa_family_t family);
 /* Take it out of every list and free it. */
 void tcp_socket_free(struct zh_net_socket *s);
-/* The connection has ended with `error` (0: orderly): nothing is sent or awaited any more. Frees the
- * socket if the application has closed it; else it stays to be read and to give the error. */
+/* The connection has ended with `error` (0: orderly): nothing is sent or awaited any more. Frees
+ * the socket if the application has closed it; else it stays to be read and to give the error. */
 void tcp_socket_end(struct zh_net_socket *s, int error);
 /* Its readiness has grown: zh_net_wait shall give it. */
 void tcp_notify(struct zh_net_socket *s);
@@ -71,7 +73,8 @@ bool tcp_can_queue(const struct zh_net_socket *s);
 /* A smaller path MTU was told of; 0: without saying which (RFC 1191 section 3). */
 void tcp_path_changed(struct zh_net_socket *s, uint16_t mtu);
 
-/* --- tcp_isn.c ---------------------------------------------------------------------------------- */
+/* --- tcp_isn.c ----------------------------------------------------------------------------------
+ */
 
 uint32_t tcp_isn(struct zh_net *net, const struct tcp_flow *flow);
 uint32_t tcp_ts_offset(struct zh_net *net, const struct tcp_flow *flow);
@@ -81,7 +84,8 @@ static inline uint32_t tcp_ts_now(const struct zh_net *net, uint32_t offset)
     return (uint32_t)(net->now / NET_MS) + offset;
 }
 
-/* --- tcp_listen.c: passive open --------------------------------------------------------------------- */
+/* --- tcp_listen.c: passive open
+ * --------------------------------------------------------------------- */
 
 /* A SYN for a listener. */
 void tcp_listen_input(struct zh_net_socket *listener, struct tcp_segment *segment,
@@ -97,23 +101,26 @@ void tcp_request_error(struct zh_net *net, struct tcp_request *request,
 /* Ends a listener's requests and what nobody has accepted. */
 void tcp_listener_close(struct zh_net_socket *listener);
 
-/* --- tcp_time_wait.c ---------------------------------------------------------------------------------- */
+/* --- tcp_time_wait.c
+ * ---------------------------------------------------------------------------------- */
 
-/* A socket's connection has come to TIME-WAIT: its place in the table is taken by a small entry (none,
- * if memory is out), and the socket ends in order. May free the socket. */
+/* A socket's connection has come to TIME-WAIT: its place in the table is taken by a small entry
+ * (none, if memory is out), and the socket ends in order. May free the socket. */
 void tcp_time_wait_enter(struct zh_net_socket *s);
 /* True: the segment opens a new connection, and the entry is gone. */
 bool tcp_time_wait_input(struct zh_net *net, struct tcp_time_wait *entry,
                          struct tcp_segment *segment);
 void tcp_time_wait_free(struct zh_net *net, struct tcp_time_wait *entry);
 
-/* --- tcp_ack.c: what an ACK does ------------------------------------------------------------------------ */
+/* --- tcp_ack.c: what an ACK does
+ * ------------------------------------------------------------------------ */
 
-/* Process the acknowledgment of an acceptable segment (RFC 9293 section 3.10.7.4, fifth). False: the
- * segment is to be dropped. */
+/* Process the acknowledgment of an acceptable segment (RFC 9293 section 3.10.7.4, fifth). False:
+ * the segment is to be dropped. */
 bool tcp_ack_input(struct zh_net_socket *s, const struct tcp_segment *segment);
 
-/* --- tcp_receive.c ------------------------------------------------------------------------------------------ */
+/* --- tcp_receive.c
+ * ------------------------------------------------------------------------------------------ */
 
 /* Payload and FIN of an acceptable segment; takes its packet where it keeps it. */
 void tcp_receive(struct zh_net_socket *s, struct tcp_segment *segment);
@@ -137,7 +144,8 @@ bool tcp_receive_poll(struct zh_net *net);
 void tcp_account_put(struct tcp_account *account);
 void tcp_receive_free(struct zh_net_socket *s);
 
-/* --- tcp_output.c --------------------------------------------------------------------------------------------- */
+/* --- tcp_output.c
+ * --------------------------------------------------------------------------------------------- */
 
 /* Send what may be sent: retransmissions, new data, FIN, an ACK that is due. */
 void tcp_output(struct zh_net_socket *s);
@@ -145,13 +153,17 @@ void tcp_output(struct zh_net_socket *s);
 bool tcp_send_syn(struct zh_net_socket *s);
 /* An ACK without data, now. False: no packet was to be had. */
 bool tcp_send_ack(struct zh_net_socket *s);
-/* The record's payload once more, with new headers. False: no packet, or the peer's window has gone. */
+/* The record's payload once more, with new headers. False: no packet, or the peer's window has
+ * gone. */
 bool tcp_retransmit(struct zh_net_socket *s, struct tcp_sent *sent);
-/* A segment at snd_una - 1 with no data: a probe that the peer must answer (RFC 9293 section 3.8.4). */
+/* A segment at snd_una - 1 with no data: a probe that the peer must answer (RFC 9293
+ * section 3.8.4). */
 bool tcp_send_probe(struct zh_net_socket *s);
 /* One byte beyond the peer's closed window (RFC 9293 section 3.8.6.1). */
 void tcp_send_window_probe(struct zh_net_socket *s);
 void tcp_send_reset(struct zh_net_socket *s);
+/* A tail loss probe: the next new segment, whatever cwnd says. False: there is none that may go. */
+bool tcp_send_beyond_cwnd(struct zh_net_socket *s);
 /* The bytes that may be sent but are held back by the peer's window are probed for. */
 bool tcp_must_probe(const struct zh_net_socket *s);
 
@@ -164,7 +176,9 @@ void tcp_send_refusal(struct zh_net *net, const struct tcp_flow *flow,
 /* An ACK for a suspicious segment, limited in rate (RFC 5961 section 7). */
 void tcp_challenge(struct zh_net_socket *s);
 
-/* --- tcp_timer.c ------------------------------------------------------------------------------------------------ */
+/* --- tcp_timer.c
+ * ------------------------------------------------------------------------------------------------
+ */
 
 void tcp_deadline_set(struct zh_net_socket *s, enum tcp_deadline which, uint64_t when);
 static inline void tcp_deadline_stop(struct zh_net_socket *s, enum tcp_deadline which)
@@ -173,7 +187,8 @@ static inline void tcp_deadline_stop(struct zh_net_socket *s, enum tcp_deadline 
 }
 void tcp_timer_expire(struct zh_net *net, struct net_timer *timer);
 
-/* --- tcp_rto.c (RFC 6298) ---------------------------------------------------------------------------------------- */
+/* --- tcp_rto.c (RFC 6298)
+ * ---------------------------------------------------------------------------------------- */
 
 void tcp_rto_sample(struct zh_net_socket *s, uint64_t rtt);
 /* The RTO with back-off applied. */
@@ -183,20 +198,38 @@ void tcp_rto_rearm(struct zh_net_socket *s);
 /* The timer has expired. May free the socket. */
 void tcp_rto_expired(struct zh_net_socket *s);
 
-/* --- tcp_keepalive.c ------------------------------------------------------------------------------------------------ */
+/* --- tcp_keepalive.c
+ * ------------------------------------------------------------------------------------------------
+ */
 
 void tcp_keepalive_rearm(struct zh_net_socket *s);
 /* May free the socket. */
 void tcp_keepalive_expired(struct zh_net_socket *s);
 
-/* --- tcp_recovery.c ------------------------------------------------------------------------------------------------------ */
+/* --- tcp_undo.c ----------------------------------------------------------------------------------
+ */
+
+/* A reduction begins: what there is to go back to. */
+void tcp_undo_remember(struct zh_net_socket *s);
+void tcp_undo_retransmitted(struct zh_net_socket *s);
+/* An ACK has come. True: the reduction was a mistake, and has been undone. */
+bool tcp_undo_ack(struct zh_net_socket *s, const struct tcp_segment *segment,
+                  const struct tcp_ack *ack, const struct tcp_sack_block *dsack);
+
+/* --- tcp_recovery.c
+ * ------------------------------------------------------------------------------------------------------
+ */
 
 /* After an ACK was taken in: enter, go on with or leave recovery; grow the window. */
 void tcp_recovery_ack(struct zh_net_socket *s, const struct tcp_segment *segment,
                       struct tcp_ack *ack, bool duplicate);
+/* Set, move or stop the timer of the tail loss probe, after an ACK or a new segment. */
+void tcp_recovery_probe(struct zh_net_socket *s);
+/* Timers. */
+void tcp_recovery_reorder_expired(struct zh_net_socket *s);
+void tcp_recovery_probe_expired(struct zh_net_socket *s);
+void tcp_recovery_leave(struct zh_net_socket *s);
 /* A timeout: all that is under way is lost (RFC 5681 section 3.1, RFC 6675 section 5.1). */
 void tcp_recovery_timeout(struct zh_net_socket *s);
-/* The window of a new or idle connection (RFC 6928; RFC 5681 section 4.1). */
-uint64_t tcp_initial_window(const struct zh_net_socket *s);
 
 #endif

@@ -2,10 +2,12 @@
 #include "tcp_conn.h"
 
 static const char *const states[] = {
-    [TCPS_CLOSED] = "CLOSED",         [TCPS_LISTEN] = "LISTEN",         [TCPS_SYN_SENT] = "SYN-SENT",
-    [TCPS_SYN_RECEIVED] = "SYN-RECEIVED", [TCPS_ESTABLISHED] = "ESTABLISHED",
-    [TCPS_FIN_WAIT_1] = "FIN-WAIT-1", [TCPS_FIN_WAIT_2] = "FIN-WAIT-2", [TCPS_CLOSE_WAIT] = "CLOSE-WAIT",
-    [TCPS_CLOSING] = "CLOSING",       [TCPS_LAST_ACK] = "LAST-ACK",     [TCPS_TIME_WAIT] = "TIME-WAIT",
+    [TCPS_CLOSED] = "CLOSED",           [TCPS_LISTEN] = "LISTEN",
+    [TCPS_SYN_SENT] = "SYN-SENT",       [TCPS_SYN_RECEIVED] = "SYN-RECEIVED",
+    [TCPS_ESTABLISHED] = "ESTABLISHED", [TCPS_FIN_WAIT_1] = "FIN-WAIT-1",
+    [TCPS_FIN_WAIT_2] = "FIN-WAIT-2",   [TCPS_CLOSE_WAIT] = "CLOSE-WAIT",
+    [TCPS_CLOSING] = "CLOSING",         [TCPS_LAST_ACK] = "LAST-ACK",
+    [TCPS_TIME_WAIT] = "TIME-WAIT",
 };
 
 void tcp_describe(const struct tcp_entry *entry, struct zh_net_connection *line)
@@ -31,7 +33,8 @@ void tcp_describe(const struct tcp_entry *entry, struct zh_net_connection *line)
     line->retransmissions = s->retransmissions;
 }
 
-/* --- struct zh_stream ------------------------------------------------------------------------------ */
+/* --- struct zh_stream
+ * ------------------------------------------------------------------------------ */
 
 static struct zh_net_socket *of(struct zh_stream *stream)
 {

@@ -1,8 +1,8 @@
 /* Segment arrives (RFC 9293 section 3.10.7): from the packet to the state it changes. */
 #include "tcp_conn.h"
 
-/* The checks of a header, before anything is looked up. False: dropped, counted. The header is copied
- * out; the packet begins with the payload afterwards. */
+/* The checks of a header, before anything is looked up. False: dropped, counted. The header is
+ * copied out; the packet begins with the payload afterwards. */
 static bool parse(struct zh_net *net, struct rte_mbuf *packet, const struct net_packet *info,
                   struct tcp_segment *segment, struct tcp_flow *flow)
 {
@@ -20,8 +20,8 @@ static bool parse(struct zh_net *net, struct rte_mbuf *packet, const struct net_
         net->stats.tcp_in_bad_header++;
         return false;
     }
-    bool checked = net->port->rx_checksum && (packet->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) ==
-                                                 RTE_MBUF_F_RX_L4_CKSUM_GOOD;
+    bool checked = net->port->rx_checksum &&
+                   (packet->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) == RTE_MBUF_F_RX_L4_CKSUM_GOOD;
     if (!checked && net_sum_fold(net_sum_pseudo(&info->src, &info->dst, IPPROTO_TCP, size) +
                                  net_sum_packet(packet, 0, size)) != 0xffff) {
         if (!net->port->trust_checksum) {
@@ -132,8 +132,8 @@ static bool is_old(const struct zh_net_socket *s, const struct tcp_segment *segm
     return s->net->now - s->ts_recent_at < 24 * 86400 * NET_SECOND;
 }
 
-/* Nothing that was sent is needed any more, and this the peer's FIN has confirmed or not: the states
- * that an ACK of our FIN leads to. True: the connection has ended. */
+/* Nothing that was sent is needed any more, and this the peer's FIN has confirmed or not: the
+ * states that an ACK of our FIN leads to. True: the connection has ended. */
 static bool fin_acknowledged(struct zh_net_socket *s)
 {
     switch (s->state) {
@@ -201,7 +201,7 @@ static void input_synchronized(struct zh_net_socket *s, struct tcp_segment *segm
             net->stats.tcp_reset++;
             tcp_socket_end(s, s->state == TCPS_SYN_RECEIVED ? ECONNREFUSED
                               : s->state == TCPS_CLOSE_WAIT ? EPIPE
-                                                           : ECONNRESET);
+                                                            : ECONNRESET);
         } else {
             tcp_challenge(s);
         }

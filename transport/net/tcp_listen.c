@@ -114,11 +114,11 @@ static struct zh_net_socket *promote(struct zh_net *net, struct tcp_request *req
     if (!s)
         return NULL;
     s->entry.flow = request->entry.flow;
-    s->flags |= TCP_BOUND | TCP_ACCEPTED | TCP_IN_TABLE |
-                (listener->flags & (TCP_NO_DELAY | TCP_CORKED | TCP_KEEPALIVE_ON |
-                                    TCP_LINGER_RESET)) |
-                (request->has_scale ? TCP_HAS_SCALE : 0) | (request->has_sack ? TCP_HAS_SACK : 0) |
-                (request->has_timestamps ? TCP_HAS_TIMESTAMPS : 0);
+    s->flags |=
+        TCP_BOUND | TCP_ACCEPTED | TCP_IN_TABLE |
+        (listener->flags & (TCP_NO_DELAY | TCP_CORKED | TCP_KEEPALIVE_ON | TCP_LINGER_RESET)) |
+        (request->has_scale ? TCP_HAS_SCALE : 0) | (request->has_sack ? TCP_HAS_SACK : 0) |
+        (request->has_timestamps ? TCP_HAS_TIMESTAMPS : 0);
     s->user = listener->user;
     s->congestion = listener->congestion;
     s->rcv_budget = listener->rcv_budget;
@@ -205,7 +205,8 @@ bool tcp_request_input(struct zh_net *net, struct tcp_request *request, struct t
 void tcp_request_error(struct zh_net *net, struct tcp_request *request,
                        const struct net_error *error)
 {
-    /* RFC 5927 section 4: only what quotes the SYN-ACK itself; a soft error is left to the timer. */
+    /* RFC 5927 section 4: only what quotes the SYN-ACK itself; a soft error is left to the timer.
+     */
     if (error->seq == request->iss && error->hard) {
         net->stats.tcp_failed++;
         tcp_request_free(net, request);

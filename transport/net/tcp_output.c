@@ -3,7 +3,8 @@
 #include "tcp_reorder.h"
 
 enum {
-    ROUND_SEGMENTS = 64, /* of one connection in one poll round, so that others come to their turn */
+    ROUND_SEGMENTS =
+        64, /* of one connection in one poll round, so that others come to their turn */
     TIMESTAMPS_SIZE = 12,
 };
 
@@ -28,7 +29,8 @@ static void transmit(struct zh_net *net, const struct tcp_flow *flow, struct rte
     uint64_t pseudo = net_sum_pseudo(&flow->local, &flow->remote, IPPROTO_TCP, size);
     if (net->port->tx_checksum) {
         bool v4 = net_addr_is_v4(&flow->local);
-        packet->ol_flags |= RTE_MBUF_F_TX_TCP_CKSUM | (v4 ? RTE_MBUF_F_TX_IPV4 : RTE_MBUF_F_TX_IPV6);
+        packet->ol_flags |=
+            RTE_MBUF_F_TX_TCP_CKSUM | (v4 ? RTE_MBUF_F_TX_IPV4 : RTE_MBUF_F_TX_IPV6);
         packet->l4_len = header_size;
         header->checksum = net_sum_fold(pseudo);
     } else {
@@ -173,8 +175,8 @@ static bool send_payload(struct zh_net_socket *s, uint32_t seq, uint64_t offset,
         return false;
     }
     if (size) {
-        int copied = tcp_queue_attach(&s->queue, offset, size, packet, net->pool,
-                                      net->port->max_segments);
+        int copied =
+            tcp_queue_attach(&s->queue, offset, size, packet, net->pool, net->port->max_segments);
         if (copied < 0) {
             net->stats.tcp_out_no_memory++;
             rte_pktmbuf_free(packet);
@@ -215,6 +217,9 @@ bool tcp_retransmit(struct zh_net_socket *s, struct tcp_sent *sent)
     }
     s->net->stats.tcp_out_retransmitted++;
     s->retransmissions++;
+    tcp_undo_retransmitted(s);
+    if (s->flags & TCP_IN_RECOVERY)
+        tcp_prr_sent(&s->prr, sent->end - sent->seq);
     tcp_sent_retransmitted(&s->sent, sent, now);
     return true;
 }
@@ -261,68 +266,83 @@ static bool may_send_part(const struct zh_net_socket *s, uint32_t size, uint64_t
 static bool send_next(struct zh_net_socket *s, uint32_t size, bool fin, const uint8_t *options,
                       size_t options_size)
 {
+    struct zh_net *net = s->net;
     if (tcp_sent_reserve(&s->sent, 1) < 0 ||
         !send_payload(s, s->snd_nxt, s->nxt_offset, size, fin ? TCP_FIN : 0, options, options_size))
         return false;
-    tcp_sent_add(&s->sent, s->snd_nxt, s->snd_nxt + size + fin, fin ? TCP_SENT_FIN : 0,
-                 s->net->now);
+    tcp_sent_add(&s->sent, s->snd_nxt, s->snd_nxt + size + fin, fin ? TCP_SENT_FIN : 0, net->now);
     s->snd_nxt += size + fin;
     s->nxt_offset += size;
+    if (fin)
+        s->flags |= TCP_FIN_SENT;
+    if (s->flags & TCP_IN_RECOVERY)
+        tcp_prr_sent(&s->prr, size);
+    if (s->sent.count == 1) {
+        s->last_progress = net->now; /* what the user timeout counts from */
+        tcp_deadline_set(s, TCP_DEADLINE_RTO, net->now + tcp_rto_now(s));
+    }
     return true;
+}
+
+/* The next new segment that the peer's window and Nagle's algorithm let go: its payload, and
+ * whether the FIN goes with it. False: none. */
+static bool choose(struct zh_net_socket *s, size_t options_size, uint32_t *size, bool *fin)
+{
+    uint64_t rest = s->queue.end - s->nxt_offset;
+    bool fin_due = s->flags & TCP_SHUT_WRITE && !(s->flags & TCP_FIN_SENT);
+    *size = 0;
+    if (rest) {
+        uint32_t window = s->snd_una + s->snd_wnd - s->snd_nxt;
+        if (seq_lt(s->snd_una + s->snd_wnd, s->snd_nxt))
+            window = 0;
+        uint32_t usual = s->flags & TCP_HAS_TIMESTAMPS ? TIMESTAMPS_SIZE : 0;
+        uint32_t most =
+            s->mss - ((uint32_t)options_size - usual); /* SACK blocks count against it */
+        uint32_t wanted = tcp_queue_segment(&s->queue, s->nxt_offset, most);
+        bool whole = (wanted == most || wanted < rest) && wanted <= window;
+        *size = RTE_MIN(wanted, window);
+        if (!*size || (!whole && !may_send_part(s, *size, rest)))
+            return false;
+    }
+    *fin = fin_due && *size == rest;
+    return *size || *fin;
 }
 
 static void send_new(struct zh_net_socket *s)
 {
-    struct zh_net *net = s->net;
     uint8_t options[TCP_HEADER_MAX];
+    uint32_t size;
+    bool fin, sent = false;
+    if (s->queue.end == s->nxt_offset && !(s->flags & TCP_SHUT_WRITE))
+        return;
     size_t options_size = usual_options(s, options);
-    uint32_t most = s->mss;
-    if (options_size > TIMESTAMPS_SIZE || !(s->flags & TCP_HAS_TIMESTAMPS))
-        most -= (uint32_t)options_size - (s->flags & TCP_HAS_TIMESTAMPS ? TIMESTAMPS_SIZE : 0);
-    for (unsigned count = 0;; count++) {
-        uint64_t rest = s->queue.end - s->nxt_offset;
-        bool fin_due = s->flags & TCP_SHUT_WRITE && !(s->flags & TCP_FIN_SENT);
-        if (!rest && !fin_due)
-            return;
-        uint32_t window = s->snd_una + s->snd_wnd - s->snd_nxt, size = 0;
-        if (seq_lt(s->snd_una + s->snd_wnd, s->snd_nxt))
-            window = 0;
-        bool whole = true;
-        if (rest) {
-            uint32_t wanted = tcp_queue_segment(&s->queue, s->nxt_offset, most);
-            whole = wanted == most || wanted < rest;
-            size = wanted;
-            if (size > window) {
-                size = window;
-                whole = false;
-            }
-            if (!size || (!whole && !may_send_part(s, size, rest)))
-                return;
-            if ((uint64_t)tcp_in_flight(s) + size > s->cwnd)
-                return;
-        }
-        bool fin = fin_due && size == rest;
-        if (count == ROUND_SEGMENTS || !port_has_room(net)) {
+    for (unsigned count = 0; choose(s, options_size, &size, &fin); count++) {
+        if (size && (uint64_t)tcp_in_flight(s) + size > s->cwnd)
+            break;
+        if (count == ROUND_SEGMENTS || !port_has_room(s->net) ||
+            !send_next(s, size, fin, options, options_size)) {
             tcp_want_output(s);
-            return;
+            break;
         }
-        if (!send_next(s, size, fin, options, options_size)) {
-            tcp_want_output(s);
-            return;
-        }
-        if (fin)
-            s->flags |= TCP_FIN_SENT;
-        if (s->sent.count == 1) /* what the user timeout counts from */
-            s->last_progress = net->now;
-        if (s->sent.count == 1)
-            tcp_deadline_set(s, TCP_DEADLINE_RTO, net->now + tcp_rto_now(s));
+        sent = true;
     }
+    if (sent)
+        tcp_recovery_probe(s);
+}
+
+bool tcp_send_beyond_cwnd(struct zh_net_socket *s)
+{
+    uint8_t options[TCP_HEADER_MAX];
+    uint32_t size;
+    bool fin;
+    size_t options_size = usual_options(s, options);
+    return choose(s, options_size, &size, &fin) && send_next(s, size, fin, options, options_size);
 }
 
 bool tcp_must_probe(const struct zh_net_socket *s)
 {
-    bool queued = s->queue.end > s->nxt_offset ||
-                  (s->flags & TCP_SHUT_WRITE && !(s->flags & TCP_FIN_SENT));
+    bool queued =
+        s->queue.end > s->nxt_offset || (s->flags & TCP_SHUT_WRITE && !(s->flags & TCP_FIN_SENT));
     return tcp_synchronized(s) && queued && s->snd_una == s->snd_nxt;
 }
 
@@ -337,7 +357,8 @@ void tcp_send_window_probe(struct zh_net_socket *s)
         send_next(s, size, false, options, options_size);
         return;
     }
-    tcp_send_probe(s); /* as Linux: an old sequence number has to be answered, and carries nothing */
+    tcp_send_probe(
+        s); /* as Linux: an old sequence number has to be answered, and carries nothing */
 }
 
 /* Room for its record was reserved by connect. */

@@ -1,16 +1,16 @@
 /* Received payload: in order to the application, out of order to the reorder runs; and the window.
  *
- * The window is an amount of packet memory, not of payload: what queued, reordered and taken packets
- * occupy is counted by their buffers, and the window says how much payload the rest will hold at the
- * ratio that full segments have had. */
+ * The window is an amount of packet memory, not of payload: what queued, reordered and taken
+ * packets occupy is counted by their buffers, and the window says how much payload the rest will
+ * hold at the ratio that full segments have had. */
 #include <stdlib.h>
 
 #include "tcp_conn.h"
 #include "tcp_reorder.h"
 
 enum {
-    QUICK_ACKS = 16,   /* at the start of a connection, so that the peer's window grows (as Linux) */
-    ACK_SEGMENTS = 2,  /* RFC 9293 section 3.8.6.3: at least every second full-sized segment */
+    QUICK_ACKS = 16,  /* at the start of a connection, so that the peer's window grows (as Linux) */
+    ACK_SEGMENTS = 2, /* RFC 9293 section 3.8.6.3: at least every second full-sized segment */
     BURST_SEGMENTS = 16, /* at most this many in one ACK of a burst, or 1/8 of the window */
 };
 
@@ -50,7 +50,8 @@ uint32_t tcp_receive_window(struct zh_net_socket *s)
 {
     uint32_t known = s->rcv_advertised - s->rcv_nxt; /* never taken back (RFC 9293 section 3.8.6) */
     uint32_t window = window_room(s);
-    /* Silly window avoidance (section 3.8.6.2.2): the edge moves by a segment or half the budget. */
+    /* Silly window avoidance (section 3.8.6.2.2): the edge moves by a segment or half the budget.
+     */
     uint64_t half = (uint64_t)s->rcv_budget * s->rcv_ratio / 512;
     uint32_t step = s->rcv_mss < half ? s->rcv_mss : (uint32_t)half;
     if (window < known + step)
@@ -134,8 +135,8 @@ static bool coalesce(struct zh_net_socket *s, struct rte_mbuf *packet, uint32_t 
         rte_mbuf_refcnt_read(tail) != 1 || !RTE_MBUF_DIRECT(tail) ||
         rte_pktmbuf_tailroom(tail) < size)
         return false;
-    const void *data = rte_pktmbuf_read(packet, 0, size,
-                                        rte_pktmbuf_mtod_offset(tail, void *, tail->data_len));
+    const void *data =
+        rte_pktmbuf_read(packet, 0, size, rte_pktmbuf_mtod_offset(tail, void *, tail->data_len));
     void *to = rte_pktmbuf_append(tail, (uint16_t)size);
     if (data != to)
         memcpy(to, data, size);

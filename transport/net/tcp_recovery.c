@@ -1,76 +1,201 @@
-/* Loss recovery without timeouts: NewReno (RFC 6582). */
+/* Loss recovery: when it begins and ends, and how much it sends. What is lost is found by time
+ * (RACK, tcp_rack.c) where the peer acknowledges selectively, by duplicate ACKs (NewReno, RFC 6582)
+ * where it does not; the rate is that of proportional rate reduction (tcp_prr.c). */
 #include "tcp_conn.h"
 
-uint64_t tcp_initial_window(const struct zh_net_socket *s)
+enum { PEER_ACK_DELAY_MS = 40 }; /* Linux's least; its most is 200 ms, the RTO's floor */
+
+/* A reduction of the window begins. */
+static void reduce(struct zh_net_socket *s)
 {
-    uint64_t most = 2u * s->mss > 14600 ? 2u * s->mss : 14600; /* RFC 6928 section 2 */
-    return 10u * s->mss < most ? 10u * s->mss : most;
+    tcp_undo_remember(s);
+    s->congestion->on_loss(s);
 }
 
 static void enter(struct zh_net_socket *s)
 {
     s->net->stats.tcp_fast_recovery++;
+    reduce(s);
     s->recover = s->snd_nxt;
-    s->congestion->on_loss(s);
-    s->cwnd = s->ssthresh;
+    tcp_prr_begin(&s->prr, s->snd_nxt - s->snd_una);
     s->flags |= TCP_IN_RECOVERY;
+    s->flags &= ~TCP_AFTER_RTO;
 }
 
-static void leave(struct zh_net_socket *s)
+void tcp_recovery_leave(struct zh_net_socket *s)
 {
     if (!(s->flags & TCP_AFTER_RTO) && s->cwnd > s->ssthresh)
-        s->cwnd = s->ssthresh;
+        s->cwnd = s->ssthresh; /* RFC 6937 section 3: at the end cwnd is ssthresh */
+    else if (!(s->flags & TCP_AFTER_RTO))
+        s->cwnd = RTE_MAX(s->cwnd, RTE_MIN(s->ssthresh, (uint64_t)TCP_CWND_MAX));
     s->flags &= ~(TCP_IN_RECOVERY | TCP_AFTER_RTO);
     s->dupacks = 0;
+    tcp_rack_recovered(&s->rack);
+}
+
+/* Duplicate and partial ACKs of a peer without SACK. Returns bytes newly lost; *delivered: what
+ * they say has arrived (RFC 6937 section 3.1: a segment for each duplicate, taken back as it is
+ * acknowledged). */
+static uint32_t newreno(struct zh_net_socket *s, const struct tcp_ack *ack, bool duplicate,
+                        uint32_t *delivered)
+{
+    bool fast = s->flags & TCP_IN_RECOVERY && !(s->flags & TCP_AFTER_RTO);
+    if (duplicate) {
+        *delivered = s->mss;
+        if (s->dupacks < UINT8_MAX)
+            s->dupacks++;
+        /* RFC 6582 section 3.2 step 2: not for what was sent before the last recovery. */
+        if (s->dupacks == TCP_DUPACK_THRESHOLD && !(s->flags & TCP_IN_RECOVERY) &&
+            seq_geq(s->snd_una, s->recover))
+            return tcp_sent_lose(&s->sent, tcp_sent_at(&s->sent, 0));
+        return 0;
+    }
+    if (!ack->acked)
+        return 0;
+    uint32_t told = (uint32_t)s->dupacks * s->mss;
+    *delivered = ack->acked > told ? ack->acked - told : 0;
+    if (!fast) {
+        s->dupacks = 0;
+        return 0;
+    }
+    /* A partial ACK: the next hole (step 3). */
+    uint32_t segments = ack->acked / s->mss;
+    s->dupacks = segments < s->dupacks ? (uint8_t)(s->dupacks - segments) : 0;
+    return s->sent.count ? tcp_sent_lose(&s->sent, tcp_sent_at(&s->sent, 0)) : 0;
+}
+
+/* RACK's losses; sets its timer. */
+static uint32_t rack(struct zh_net_socket *s)
+{
+    struct zh_net *net = s->net;
+    uint64_t timeout;
+    uint32_t lost = tcp_rack_detect_loss(&s->rack, &s->sent, net->now, s->srtt,
+                                         s->flags & TCP_IN_RECOVERY, &timeout);
+    if (timeout)
+        tcp_deadline_set(s, TCP_DEADLINE_REORDER, net->now + timeout);
+    else
+        tcp_deadline_stop(s, TCP_DEADLINE_REORDER);
+    return lost;
 }
 
 void tcp_recovery_ack(struct zh_net_socket *s, const struct tcp_segment *segment,
                       struct tcp_ack *ack, bool duplicate)
 {
-    (void)segment;
-    bool fast = s->flags & TCP_IN_RECOVERY && !(s->flags & TCP_AFTER_RTO);
+    bool sack = s->flags & TCP_HAS_SACK;
+    const struct tcp_sack_block *dsack =
+        sack ? tcp_find_dsack(&segment->options, segment->ack) : NULL;
+    if (tcp_undo_ack(s, segment, ack, dsack)) {
+        tcp_recovery_probe(s);
+        return;
+    }
     if (s->flags & TCP_IN_RECOVERY && ack->acked && seq_geq(s->snd_una, s->recover))
-        leave(s);
-    if (duplicate) {
-        if (s->dupacks < UINT8_MAX)
-            s->dupacks++;
-        /* RFC 6582 section 3.2 step 2: not for what was sent before the last recovery. */
-        if (s->dupacks == TCP_DUPACK_THRESHOLD && !(s->flags & TCP_IN_RECOVERY) &&
-            seq_geq(s->snd_una, s->recover)) {
-            ack->lost += tcp_sent_lose(&s->sent, tcp_sent_at(&s->sent, 0));
-            enter(s);
-        }
-    } else if (ack->acked) {
-        if (fast && s->flags & TCP_IN_RECOVERY) { /* a partial ACK: the next hole (step 3) */
-            uint32_t segments = ack->acked / s->mss;
-            s->dupacks = segments < s->dupacks ? (uint8_t)(s->dupacks - segments) : 0;
-            ack->lost += tcp_sent_lose(&s->sent, tcp_sent_at(&s->sent, 0));
-        } else {
-            s->dupacks = 0;
-        }
+        tcp_recovery_leave(s);
+    if (tcp_tlp_ack(&s->tlp, segment->ack, dsack, duplicate && !segment->options.sack_count) &&
+        !(s->flags & TCP_IN_RECOVERY)) { /* RFC 8985 section 7.4: the probe repaired a loss */
+        reduce(s);
+        s->cwnd = s->ssthresh;
     }
+    if (ack->rtt)
+        s->tlp.sampled = true;
+    uint32_t delivered = ack->delivered;
+    if (sack) {
+        tcp_rack_adapt(&s->rack, s->snd_una, s->snd_nxt, dsack);
+        ack->lost = rack(s);
+    } else {
+        ack->lost = newreno(s, ack, duplicate, &delivered);
+    }
+    if (ack->lost && !(s->flags & TCP_IN_RECOVERY))
+        enter(s);
     ack->in_recovery = s->flags & TCP_IN_RECOVERY;
-    if (ack->acked && (!ack->in_recovery || s->flags & TCP_AFTER_RTO)) {
+    if (ack->in_recovery && !(s->flags & TCP_AFTER_RTO)) {
+        uint32_t in_flight = tcp_in_flight(s);
+        uint32_t more = tcp_prr_ack(&s->prr, delivered, in_flight, s->ssthresh, s->mss);
+        s->cwnd = in_flight + (uint64_t)more;
+    } else if (ack->acked) {
         /* RFC 7661's concern in its simplest form: no growth that was not used. */
-        ack->app_limited = s->cwnd <= s->ssthresh ? 2ull * ack->in_flight < s->cwnd
-                                                  : ack->in_flight + (uint64_t)s->mss < s->cwnd;
-        if (!ack->app_limited)
-            s->congestion->on_ack(s, ack);
+        ack->app_limited = s->cwnd < s->ssthresh ? 2ull * ack->in_flight < s->cwnd
+                                                 : ack->in_flight + (uint64_t)s->mss < s->cwnd;
+        s->congestion->on_ack(s, ack);
     }
+    tcp_recovery_probe(s);
+}
+
+/* --- timers -------------------------------------------------------------------------------------
+ */
+
+void tcp_recovery_reorder_expired(struct zh_net_socket *s)
+{
+    if (!s->sent.count)
+        return;
+    if (rack(s)) {
+        if (!(s->flags & TCP_IN_RECOVERY)) {
+            enter(s);
+            /* The ACK that let the time run has been counted; one segment goes (RFC 6937 section
+             * 3). */
+            s->cwnd = tcp_in_flight(s) + (uint64_t)s->mss;
+        }
+        tcp_want_output(s);
+    }
+}
+
+/* How many segments are in flight, as far as one is told from more. */
+static uint32_t segments_in_flight(const struct zh_net_socket *s)
+{
+    return s->sent.count;
+}
+
+void tcp_recovery_probe(struct zh_net_socket *s)
+{
+    struct zh_net *net = s->net;
+    uint64_t rto_at = s->deadline[TCP_DEADLINE_RTO];
+    if (!(s->flags & TCP_HAS_SACK) || !s->sent.count || rto_at <= net->now || s->backoff ||
+        !tcp_tlp_allowed(&s->tlp, &s->sent, s->flags & TCP_IN_RECOVERY)) {
+        tcp_deadline_stop(s, TCP_DEADLINE_PROBE);
+        return;
+    }
+    uint64_t pto = tcp_tlp_timeout(s->srtt, segments_in_flight(s),
+                                   PEER_ACK_DELAY_MS * (uint64_t)NET_MS, rto_at - net->now);
+    tcp_deadline_set(s, TCP_DEADLINE_PROBE, net->now + pto);
+}
+
+void tcp_recovery_probe_expired(struct zh_net_socket *s)
+{
+    if (!s->sent.count || !tcp_tlp_allowed(&s->tlp, &s->sent, s->flags & TCP_IN_RECOVERY))
+        return;
+    bool is_new = tcp_send_beyond_cwnd(s);
+    if (!is_new && !tcp_retransmit(s, tcp_sent_at(&s->sent, s->sent.count - 1)))
+        return; /* no packet: the retransmission timer remains */
+    s->net->stats.tcp_tlp++;
+    tcp_tlp_sent(&s->tlp, s->snd_nxt, !is_new);
+    tcp_rto_rearm(s); /* RFC 8985 section 7.3: so that the probe has time */
 }
 
 void tcp_recovery_timeout(struct zh_net_socket *s)
 {
+    struct zh_net *net = s->net;
     if (s->state == TCPS_SYN_SENT || s->state == TCPS_SYN_RECEIVED) {
         tcp_sent_lose_all(&s->sent);
         return;
     }
-    if (!(s->flags & TCP_AFTER_RTO)) /* RFC 5681 section 3.1: ssthresh stays while it times out again */
+    tcp_deadline_stop(s, TCP_DEADLINE_REORDER);
+    tcp_deadline_stop(s, TCP_DEADLINE_PROBE);
+    s->tlp = (struct tcp_tlp){0};
+    if (!(s->flags & TCP_AFTER_RTO)) { /* RFC 5681 section 3.1: ssthresh stays while it times out
+                                        * again */
+        if (!(s->flags & TCP_IN_RECOVERY))
+            tcp_undo_remember(s);
         s->congestion->on_timeout(s);
+    }
+    s->rto_at = net->now;
     s->cwnd = s->mss; /* the loss window */
     s->cwnd_acked = 0;
     s->recover = s->snd_nxt;
     s->dupacks = 0;
     s->flags |= TCP_IN_RECOVERY | TCP_AFTER_RTO;
-    tcp_sent_lose_all(&s->sent);
+    if (tcp_sent_at(&s->sent, 0)->flags & TCP_SENT_SACKED)
+        tcp_sent_forget_sacked(&s->sent); /* RFC 2018 section 8: the peer has thrown it away */
+    if (s->flags & TCP_HAS_SACK)
+        tcp_rack_mark_on_timeout(&s->rack, &s->sent, net->now, s->srtt);
+    else
+        tcp_sent_lose_all(&s->sent);
 }

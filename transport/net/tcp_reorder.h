@@ -14,7 +14,7 @@ struct tcp_meta {
         struct rte_mbuf *next;       /* of a list of packets */
         struct tcp_account *account; /* of a buffer that the application has taken */
     };
-    uint32_t seq, size;    /* of the payload */
+    uint32_t seq, size; /* of the payload */
 };
 
 /* The field's offset, the same for all stacks of a process; EAL must run. Or a negative errno. */

@@ -17,8 +17,8 @@ void tcp_rto_sample(struct zh_net_socket *s, uint64_t rtt)
         s->srtt += ((int64_t)rtt - (int64_t)s->srtt) / 8;
     }
     uint64_t margin = 4 * s->rttvar; /* K = 4 */
-    /* The floor is the margin's, as in Linux: an RTO of at least SRTT + rto_min survives a peer that
-     * delays its ACKs. */
+    /* The floor is the margin's, as in Linux: an RTO of at least SRTT + rto_min survives a peer
+     * that delays its ACKs. */
     if (margin < s->rto_min)
         margin = s->rto_min > CLOCK_GRANULARITY ? s->rto_min : CLOCK_GRANULARITY;
     s->rto = s->srtt + margin;
@@ -52,8 +52,8 @@ static bool given_up(const struct zh_net_socket *s)
 
 void tcp_rto_expired(struct zh_net_socket *s)
 {
-    /* A peer that answers probes keeps a closed window open for ever (RFC 9293 section 3.8.6.1), but
-     * not for a socket that nobody holds any more. */
+    /* A peer that answers probes keeps a closed window open for ever (RFC 9293 section 3.8.6.1),
+     * but not for a socket that nobody holds any more. */
     bool probing = !s->sent.count && tcp_must_probe(s);
     if (!s->sent.count && !probing)
         return;
@@ -74,6 +74,7 @@ void tcp_rto_expired(struct zh_net_socket *s)
         return;
     }
     s->net->stats.tcp_rto++;
+    s->backoff_before = s->backoff - 1;
     tcp_recovery_timeout(s);
     tcp_want_output(s);
     tcp_deadline_set(s, TCP_DEADLINE_RTO, s->net->now + tcp_rto_now(s)); /* (5.6) */

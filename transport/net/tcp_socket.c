@@ -27,7 +27,8 @@ struct zh_net_socket *tcp_socket_new(struct zh_net *net, sa_family_t family)
     s->timer.expire = tcp_timer_expire;
     s->congestion = tcp_congestion_find(net->config.congestion_control);
     s->rcv_budget = (uint32_t)net->config.receive_budget;
-    s->rcv_ratio = 128; /* until full segments have come: half, as Linux's tcp_adv_win_scale had it */
+    s->rcv_ratio =
+        128; /* until full segments have come: half, as Linux's tcp_adv_win_scale had it */
     s->rcv_mss = TCP_MSS_DEFAULT_V4;
     s->send_limit = net->config.send_limit;
     s->rto_min = net->config.rto_min;
@@ -42,7 +43,8 @@ struct zh_net_socket *tcp_socket_new(struct zh_net *net, sa_family_t family)
     return s;
 }
 
-/* Out of the lists that the stack works on; nothing of the connection is left but what can be read. */
+/* Out of the lists that the stack works on; nothing of the connection is left but what can be read.
+ */
 static void stop(struct zh_net_socket *s)
 {
     struct zh_net *net = s->net;
@@ -111,7 +113,8 @@ bool tcp_can_queue(const struct zh_net_socket *s)
     return s->queue.end - s->una_offset < s->send_limit;
 }
 
-/* --- limits --------------------------------------------------------------------------------------- */
+/* --- limits
+ * --------------------------------------------------------------------------------------- */
 
 static uint16_t headers_of(const struct net_addr *address)
 {
@@ -154,7 +157,7 @@ void tcp_update_mss(struct zh_net_socket *s)
 {
     const struct net_addr *remote = &s->entry.flow.remote;
     uint32_t mss = net_path_mtu(s->net, remote) - headers_of(remote);
-    uint32_t peer = s->mss_peer ? s->mss_peer
+    uint32_t peer = s->mss_peer              ? s->mss_peer
                     : net_addr_is_v4(remote) ? TCP_MSS_DEFAULT_V4
                                              : TCP_MSS_DEFAULT_V6;
     if (peer < TCP_MSS_MIN)
@@ -189,8 +192,12 @@ void tcp_establish(struct zh_net_socket *s)
     s->last_received = s->last_progress = s->net->now;
     s->backoff = 0;
     s->recover = s->snd_una;
-    s->cwnd = tcp_initial_window(s);
+    s->cwnd = tcp_initial_window(s->mss);
     s->congestion->start(s);
+    tcp_rack_begin(&s->rack, s->snd_una);
+    s->tlp.sampled = s->srtt != 0;
+    if (s->srtt)
+        tcp_rack_sample(&s->rack, s->srtt, s->net->now);
     tcp_receive_start(s);
     tcp_deadline_stop(s, TCP_DEADLINE_RTO);
     tcp_keepalive_rearm(s);

@@ -1,6 +1,6 @@
 /* The flow table: connections, and the small entries that stand for their first and last states, by
- * addresses and ports. The hash is keyed, so that a peer cannot choose ports that collide. The number
- * of buckets is fixed by max_connections; memory for them is touched as they are used. */
+ * addresses and ports. The hash is keyed, so that a peer cannot choose ports that collide. The
+ * number of buckets is fixed by max_connections; memory for them is touched as they are used. */
 #include <stdlib.h>
 
 #include "tcp_conn.h"
@@ -60,7 +60,8 @@ struct zh_net_socket *tcp_table_listener(struct zh_net *net, const struct net_ad
 {
     static const struct net_addr any_v6, any_v4 = {.words = {0, 0, NET_V4_MAPPED, 0}};
     struct zh_net_socket *s, *found = NULL;
-    TAILQ_FOREACH (s, &net->tcp->listeners, accept_link) {
+    TAILQ_FOREACH(s, &net->tcp->listeners, accept_link)
+    {
         const struct net_addr *bound = &s->entry.flow.local;
         if (s->entry.flow.local_port != port)
             continue;
@@ -78,8 +79,7 @@ struct zh_net_socket *tcp_table_listener(struct zh_net *net, const struct net_ad
 /* Is a local port in use for this flow's peer, or by a listener? */
 static bool port_is_free(struct zh_net *net, const struct tcp_flow *flow)
 {
-    return !tcp_table_find(net, flow) &&
-           !tcp_table_listener(net, &flow->local, flow->local_port);
+    return !tcp_table_find(net, flow) && !tcp_table_listener(net, &flow->local, flow->local_port);
 }
 
 bool tcp_table_choose_port(struct zh_net *net, struct tcp_flow *flow)
@@ -157,7 +157,8 @@ size_t zh_net_connections(struct zh_net *net, struct zh_net_connection *lines, s
         }
     }
     struct zh_net_socket *s;
-    TAILQ_FOREACH (s, &net->tcp->listeners, accept_link) {
+    TAILQ_FOREACH(s, &net->tcp->listeners, accept_link)
+    {
         if (total < count)
             tcp_describe(&s->entry, &lines[total]);
         total++;

@@ -1,5 +1,5 @@
-/* TIME-WAIT (RFC 9293 section 3.6.1): a small entry answers in place of the connection for 2 MSL. All
- * last equally long, so that a queue and one timer will do. */
+/* TIME-WAIT (RFC 9293 section 3.6.1): a small entry answers in place of the connection for 2 MSL.
+ * All last equally long, so that a queue and one timer will do. */
 #include <stdlib.h>
 
 #include "tcp_conn.h"

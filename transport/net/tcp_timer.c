@@ -1,6 +1,6 @@
-/* A connection's deadlines share one timer of the heap. Nearly all of them only ever move later (each
- * ACK restarts the retransmission timer), so the heap's deadline may be earlier than any of them: then
- * the timer finds nothing due and is set again. */
+/* A connection's deadlines share one timer of the heap. Nearly all of them only ever move later
+ * (each ACK restarts the retransmission timer), so the heap's deadline may be earlier than any of
+ * them: then the timer finds nothing due and is set again. */
 #include "tcp_conn.h"
 
 void tcp_deadline_set(struct zh_net_socket *s, enum tcp_deadline which, uint64_t when)
@@ -33,6 +33,12 @@ void tcp_timer_expire(struct zh_net *net, struct net_timer *timer)
     switch (due) {
     case TCP_DEADLINE_RTO:
         tcp_rto_expired(s);
+        break;
+    case TCP_DEADLINE_REORDER:
+        tcp_recovery_reorder_expired(s);
+        break;
+    case TCP_DEADLINE_PROBE:
+        tcp_recovery_probe_expired(s);
         break;
     case TCP_DEADLINE_ACK:
         s->flags |= TCP_ACK_NOW;

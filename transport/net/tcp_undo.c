@@ -1,0 +1,72 @@
+/* A reduction of the window that was a mistake is undone: the segments were late, not lost. Told by
+ * - timestamps: the ACK answers what was sent before the retransmission (Eifel, RFC 3522; response
+ *   RFC 4015);
+ * - D-SACK: every retransmission was a duplicate (RFC 3708);
+ * - after a timeout, with SACK: segments sent once, before it, are delivered after it without
+ * having been retransmitted (F-RTO, RFC 5682 section 3, step 3b). */
+#include "tcp_conn.h"
+
+void tcp_undo_remember(struct zh_net_socket *s)
+{
+    s->undo = (struct tcp_undo){
+        .cwnd = s->cwnd,
+        .ssthresh = s->ssthresh,
+        .una = s->snd_una,
+        .possible = true,
+    };
+}
+
+void tcp_undo_retransmitted(struct zh_net_socket *s)
+{
+    if (!s->undo.possible)
+        return;
+    if (!s->undo.retransmissions++)
+        s->undo.stamp = tcp_ts_now(s->net, s->ts_offset);
+    s->undo.unneeded_left++;
+}
+
+static bool by_timestamp(const struct zh_net_socket *s, const struct tcp_segment *segment,
+                         const struct tcp_ack *ack)
+{
+    return ack->acked && s->undo.retransmissions && s->flags & TCP_HAS_TIMESTAMPS &&
+           segment->options.has_timestamps && segment->options.tsecr &&
+           seq_lt(segment->options.tsecr, s->undo.stamp);
+}
+
+static bool by_dsack(struct zh_net_socket *s, const struct tcp_sack_block *dsack)
+{
+    if (!dsack || !s->undo.unneeded_left || seq_lt(dsack->start, s->undo.una) ||
+        seq_gt(dsack->end, s->snd_nxt))
+        return false;
+    return --s->undo.unneeded_left == 0;
+}
+
+bool tcp_undo_ack(struct zh_net_socket *s, const struct tcp_segment *segment,
+                  const struct tcp_ack *ack, const struct tcp_sack_block *dsack)
+{
+    if (!s->undo.possible)
+        return false;
+    bool after_rto = s->flags & TCP_AFTER_RTO;
+    bool undo = by_dsack(s, dsack) ||
+                (s->flags & TCP_IN_RECOVERY && by_timestamp(s, segment, ack)) ||
+                (after_rto && ack->original_delivered && s->backoff_before == 0);
+    if (!undo) {
+        /* Duplicates are reported for a round trip after recovery; then the matter is closed. */
+        if (!(s->flags & TCP_IN_RECOVERY) && !s->undo.unneeded_left)
+            s->undo.possible = false;
+        return false;
+    }
+    s->net->stats.tcp_undo++;
+    tcp_sent_recover_all(&s->sent);
+    s->cwnd = RTE_MAX(s->cwnd, s->undo.cwnd);
+    s->ssthresh = RTE_MAX(s->ssthresh, s->undo.ssthresh);
+    s->flags &= ~(TCP_IN_RECOVERY | TCP_AFTER_RTO);
+    s->dupacks = 0;
+    s->undo.possible = false;
+    s->congestion->undo(s);
+    tcp_rack_recovered(&s->rack);
+    /* RFC 4015 section 3.2 step 6 wants no burst: what is released is spread by the round's limit
+     * of segments (tcp_output.c). */
+    tcp_want_output(s);
+    return true;
+}

@@ -234,6 +234,7 @@ static int start_eal(const char *extra, char *error)
                          extra ? " with the arguments \"" : "", extra ? extra : "",
                          extra ? "\" (correct them, or leave them out)" : "", log);
     }
+    eal_log_bpf();
     /* --no-shconf puts nothing there, yet makes it. */
     rmdir(rte_eal_get_runtime_dir());
     return 0;

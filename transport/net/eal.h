@@ -7,6 +7,9 @@
 
 /* Take DPDK's log; before EAL starts. 0 or -ENOMEM. */
 int eal_log_start(void);
+/* The same of the libraries under AF_XDP, which write to stderr; once EAL has loaded its drivers.
+ */
+void eal_log_bpf(void);
 /* Forget the error lines that DPDK has logged up to now. */
 void eal_log_forget(void);
 /* The last lines of level error that DPDK has logged since, joined by "; ". False: none. */

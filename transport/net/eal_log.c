@@ -1,4 +1,5 @@
 /* DPDK's log: to whoever asked for it, else nowhere; the last errors are kept for sentences. */
+#include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <rte_log.h>
@@ -61,6 +62,29 @@ int eal_log_start(void)
         return -ENOMEM;
     rte_openlog_stream(stream);
     return 0;
+}
+
+static int bpf_line(int level, const char *format, va_list arguments)
+{
+    (void)level;
+    return rte_vlog(RTE_LOG_WARNING, RTE_LOGTYPE_PMD, format, arguments);
+}
+
+void eal_log_bpf(void)
+{
+    static const char *const libraries[][2] = {{"libbpf.so.1", "libbpf_set_print"},
+                                               {"libbpf.so.0", "libbpf_set_print"},
+                                               {"libxdp.so.1", "libxdp_set_print"}};
+    for (size_t i = 0; i < sizeof libraries / sizeof *libraries; i++) {
+        void *library = dlopen(libraries[i][0], RTLD_LAZY | RTLD_NOLOAD);
+        void *(*set_print)(int (*)(int, const char *, va_list)) = NULL;
+        if (library)
+            *(void **)&set_print = dlsym(library, libraries[i][1]);
+        if (set_print)
+            set_print(bpf_line);
+        if (library)
+            dlclose(library); /* its driver holds it */
+    }
 }
 
 void zh_eal_set_log(void (*log)(int level, const char *line))

@@ -149,7 +149,7 @@ static int create_end(struct zh_wire *wire, int index, const struct zh_wire_conf
     if (end->port.mtu < MTU_MIN || end->port.mtu > UINT16_MAX - RTE_PKTMBUF_HEADROOM - ETHER_HEADER)
         return eal_error(error, -EINVAL, "a wire's MTU is %d to %d, not %u", MTU_MIN,
                          UINT16_MAX - RTE_PKTMBUF_HEADROOM - ETHER_HEADER, end->port.mtu);
-    end->port.pool = net_pool_create(packets, end->port.mtu + ETHER_HEADER);
+    end->port.pool = net_pool_create(packets, end->port.mtu + ETHER_HEADER, false);
     if (!end->port.pool)
         return eal_error(error, -rte_errno,
                          "no memory for a wire's %u packets of %u bytes: ask for fewer, or start "

@@ -118,17 +118,30 @@ int zh_fork_track_fd(int fd)
     return error;
 }
 
-void zh_fork_close_fd(int fd)
+/* Caller must hold the lock. */
+static void forget_fd(int fd)
 {
-    if (fd < 0)
-        return;
-    pthread_mutex_lock(&lock);
     for (size_t i = fds_used; i-- > 0;) {
         if (fds[i] == fd) {
             fds[i] = fds[--fds_used];
             break;
         }
     }
+}
+
+void zh_fork_untrack_fd(int fd)
+{
+    pthread_mutex_lock(&lock);
+    forget_fd(fd);
+    pthread_mutex_unlock(&lock);
+}
+
+void zh_fork_close_fd(int fd)
+{
+    if (fd < 0)
+        return;
+    pthread_mutex_lock(&lock);
+    forget_fd(fd);
     /* Closed under the lock: a fork in between must not close a number that was reused. */
     close(fd);
     pthread_mutex_unlock(&lock);

@@ -31,6 +31,8 @@ ZH_API void zh_fork_unlock(void);
 ZH_API int zh_fork_track_mapping(void *base, size_t size);
 ZH_API void zh_fork_untrack_mapping(void *base);
 ZH_API int zh_fork_track_fd(int fd);
+/* For an fd that somebody else is about to close. */
+ZH_API void zh_fork_untrack_fd(int fd);
 /* Untrack and close. The fd is gone either way. */
 ZH_API void zh_fork_close_fd(int fd);
 

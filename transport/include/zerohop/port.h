@@ -33,15 +33,18 @@ struct zh_port;
 
 struct zh_port_ops {
     /* Send up to `count` packets; returns how many were taken. Those belong to the port; the others
-     * are the caller's still. A packet has at most zh_port.max_segments segments. */
+     * are the caller's still. A packet has at most zh_port.max_segments segments; where that is 1,
+     * longer chains are copied into one buffer, which takes their place in `packets`. */
     uint16_t (*send)(struct zh_port *port, struct rte_mbuf **packets, uint16_t count);
     /* Receive up to `count` packets, which then are the caller's. */
     uint16_t (*receive)(struct zh_port *port, struct rte_mbuf **packets, uint16_t count);
     /* Let the device give back the buffers of packets that it has sent. */
     void (*reclaim)(struct zh_port *port);
-    /* A descriptor that is readable when packets are there; -1 where there is none. */
+    /* A descriptor that is readable when packets are there; -1 where there is none. That of
+     * net_af_packet also shows an error when its interface is deleted; net_af_xdp's does not. */
     int (*descriptor)(struct zh_port *port);
-    /* False once the device has gone (its interface was deleted, its peer has closed). */
+    /* False once the device has gone (its interface was deleted, its peer has closed). A system
+     * call: ask now and then, and when the descriptor is ready but no packet is there. */
     bool (*alive)(struct zh_port *port);
     void (*stats)(struct zh_port *port, struct zh_port_stats *stats);
     void (*close)(struct zh_port *port);
@@ -55,7 +58,8 @@ struct zh_port {
     uint16_t max_segments; /* of a packet given to send; 1: the device knows no chains */
     bool tx_checksum;      /* the device fills in IPv4, TCP and UDP checksums (RTE_MBUF_F_TX_*) */
     bool rx_checksum;      /* the device tells whether they are right (RTE_MBUF_F_RX_*_CKSUM_*) */
-    bool trust_checksum;   /* accept TCP segments whose checksum a local kernel left undone */
+    bool trust_checksum;   /* TCP segments whose checksum a local kernel left undone are received
+                              with RTE_MBUF_F_RX_L4_CKSUM_NONE, to be accepted */
     struct rte_mempool *pool; /* of received packets */
 };
 
@@ -80,7 +84,9 @@ struct zh_port_config {
     const char *eal;     /* see zh_eal_start */
 };
 
-/* Open a DPDK device. */
+/* Open a DPDK device: net_af_packet, net_af_xdp (both need `iface=`), net_memif, net_tap, net_ring,
+ * or a NIC's PCI address. What the device needs and the user did not give is filled in. A memif's
+ * two ends must both be drained before either is closed. */
 ZH_API int zh_port_open(const struct zh_port_config *config, struct zh_port **port, char *error);
 
 /* What a wire does to the packets of one direction. Probabilities are of 0 to 1, times in ns. All

@@ -564,6 +564,39 @@ static void test_afterwards_af_xdp(void)
     test_afterwards("net_af_xdp0,iface=zp0");
 }
 
+/* --- what a port can do -------------------------------------------------------------------------
+ */
+
+static void measure(const char *device, unsigned mtu)
+{
+    static const uint8_t nobody[6] = {2, 1, 2, 3, 4, 5};
+    struct zh_port_ceiling ceiling;
+    struct zh_port_stats stats;
+    make_veth(mtu);
+    struct zh_port *port = open_port(device, 0);
+    CHECK_EQ(zh_port_ceiling(port, port->mtu + 15, nobody, 1, &ceiling, error), -EINVAL);
+    CHECK(strstr(error, "bytes"));
+    CHECK_EQ(zh_port_ceiling(port, port->mtu + 14, nobody, 200000000, &ceiling, error), 0);
+    zh_port_stats(port, &stats);
+    CHECK_EQ(stats.tx_packets, ceiling.frames);
+    CHECK_EQ(stats.tx_bytes, ceiling.bytes);
+    CHECK(ceiling.nanoseconds >= 200000000);
+    CHECK(ceiling.frames > 1000);
+    printf("%s: %.1f Gb/s in frames of %u\n", device,
+           (double)ceiling.bytes * 8 / (double)ceiling.nanoseconds, port->mtu + 14u);
+    zh_port_close(port);
+}
+
+static void test_ceiling_af_packet(void)
+{
+    measure("net_af_packet0,iface=zp0", 1500);
+}
+
+static void test_ceiling_af_xdp(void)
+{
+    measure("net_af_xdp0,iface=zp0", 1500);
+}
+
 /* --- what a user is told ------------------------------------------------------------------------
  */
 
@@ -652,6 +685,8 @@ static const struct {
     {"blank checksum", test_blank_checksum},
     {"af_packet, afterwards", test_afterwards_af_packet},
     {"af_xdp, afterwards", test_afterwards_af_xdp},
+    {"af_packet, ceiling", test_ceiling_af_packet},
+    {"af_xdp, ceiling", test_ceiling_af_xdp},
     {"errors", test_errors},
     {"wrong EAL arguments", test_wrong_eal_arguments},
     {"without privileges", test_without_privileges},

@@ -89,6 +89,17 @@ struct zh_port_config {
  * two ends must both be drained before either is closed. */
 ZH_API int zh_port_open(const struct zh_port_config *config, struct zh_port **port, char *error);
 
+struct zh_port_ceiling {
+    uint64_t frames, bytes; /* that the device took */
+    uint64_t nanoseconds;   /* in this time */
+};
+
+/* What the port itself can do: send equal frames of `size` bytes, Ethernet header included, to
+ * `dst` for `duration` ns, as fast as it takes them; what it receives meanwhile is dropped. Blocks.
+ */
+ZH_API int zh_port_ceiling(struct zh_port *port, uint16_t size, const uint8_t dst[6],
+                           uint64_t duration, struct zh_port_ceiling *ceiling, char *error);
+
 /* What a wire does to the packets of one direction. Probabilities are of 0 to 1, times in ns. All
  * is drawn from the seed: the same packets at the same times meet the same fate. */
 struct zh_fault {

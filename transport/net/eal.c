@@ -219,6 +219,8 @@ static int start_eal(const char *extra, char *error)
     }
     free_arguments(&all);
     free_arguments(&of_user);
+    /* A directory that --no-shconf does not use, yet makes; one in use is not empty. */
+    rmdir(rte_eal_get_runtime_dir());
     if (result != 0)
         return eal_error(error, result, "cannot start DPDK: %s", strerror(-result));
     if (start.result < 0) {
@@ -235,8 +237,6 @@ static int start_eal(const char *extra, char *error)
                          extra ? "\" (correct them, or leave them out)" : "", log);
     }
     eal_log_bpf();
-    /* --no-shconf puts nothing there, yet makes it. */
-    rmdir(rte_eal_get_runtime_dir());
     return 0;
 }
 

@@ -20,14 +20,15 @@ static bool parse(struct zh_net *net, struct rte_mbuf *packet, const struct net_
         net->stats.tcp_in_bad_header++;
         return false;
     }
-    bool checked = net->port->rx_checksum &&
-                   (packet->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK) == RTE_MBUF_F_RX_L4_CKSUM_GOOD;
+    /* The port says so of what its device has checked (GOOD), and of what a local kernel has left
+     * undone where it was told to trust that (NONE). */
+    uint64_t told = packet->ol_flags & RTE_MBUF_F_RX_L4_CKSUM_MASK;
+    bool checked = (net->port->rx_checksum && told == RTE_MBUF_F_RX_L4_CKSUM_GOOD) ||
+                   (net->port->trust_checksum && told == RTE_MBUF_F_RX_L4_CKSUM_NONE);
     if (!checked && net_sum_fold(net_sum_pseudo(&info->src, &info->dst, IPPROTO_TCP, size) +
                                  net_sum_packet(packet, 0, size)) != 0xffff) {
-        if (!net->port->trust_checksum) {
-            net->stats.tcp_in_bad_checksum++;
-            return false;
-        }
+        net->stats.tcp_in_bad_checksum++;
+        return false;
     }
     *flow = (struct tcp_flow){
         .local = info->dst,

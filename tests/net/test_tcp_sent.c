@@ -187,6 +187,9 @@ static void compare(uint32_t una, uint32_t nxt)
         if (m->flags & TCP_SENT_LOST && first_lost == UINT32_MAX)
             first_lost = i;
     }
+    for (i = 0; i < model_count; i++)
+        for (uint32_t j = 0; j < tcp_sent_at(&ring, i)->skip; j++)
+            CHECK(i + j < model_count && model[i + j].flags & TCP_SENT_SACKED);
     CHECK_EQ(ring.bytes_sacked, sacked);
     CHECK_EQ(ring.records_sacked, records);
     CHECK_EQ(ring.bytes_lost, lost);
@@ -215,7 +218,7 @@ static void run(uint64_t seed)
             for (uint32_t n = PICK(burst); n > 0 && model_count < MODEL_MAX; n--) {
                 uint32_t size = 1 + PICK(1460);
                 CHECK_EQ(tcp_sent_add(&ring, nxt, nxt + size, 0, now), 0);
-                model[model_count++] = (struct tcp_sent){now, nxt, nxt + size, 0, 1};
+                model[model_count++] = (struct tcp_sent){now, nxt, nxt + size, 0, 1, 0};
                 nxt += size;
             }
             break;

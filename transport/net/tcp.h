@@ -154,6 +154,7 @@ struct tcp_sent {
     uint32_t seq, end;
     uint8_t flags; /* TCP_SENT_* */
     uint8_t transmissions;
+    uint32_t skip; /* of one selectively acknowledged: so are the skip - 1 after it; 0: as 1 */
 };
 
 enum {

@@ -121,14 +121,14 @@ uint32_t tcp_rack_detect_loss(struct tcp_rack *rack, struct tcp_sent_ring *ring,
     if (!rack->xmit_ts)
         return 0;
     uint64_t allowed = rack->rtt + tcp_rack_window(rack, ring, srtt, in_recovery);
-    for (uint32_t i = 0; i < ring->count; i++) {
+    for (uint32_t i = 0; (i = tcp_sent_skip_sacked(ring, i)) < ring->count; i++) {
         struct tcp_sent *record = tcp_sent_at(ring, i);
         if (!sent_after(rack->xmit_ts, rack->end_seq, record->sent_at, record->end)) {
             if (!(record->flags & TCP_SENT_RETRANSMITTED))
                 break;
             continue;
         }
-        if (record->flags & (TCP_SENT_SACKED | TCP_SENT_LOST))
+        if (record->flags & TCP_SENT_LOST)
             continue;
         if (record->sent_at + allowed <= now)
             lost += tcp_sent_lose(ring, record);

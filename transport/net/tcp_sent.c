@@ -53,6 +53,7 @@ int tcp_sent_split(struct tcp_sent_ring *ring, uint32_t i, uint32_t seq)
     ring->count++;
     for (uint32_t to = ring->count - 1; to > i; to--)
         *tcp_sent_at(ring, to) = *tcp_sent_at(ring, to - 1);
+    /* What skips over it skips one less than it might. */
     struct tcp_sent *left = tcp_sent_at(ring, i), *right = tcp_sent_at(ring, i + 1);
     left->end = right->seq = seq;
     left->flags &= (uint8_t)~TCP_SENT_FIN;
@@ -121,12 +122,11 @@ static uint32_t find(const struct tcp_sent_ring *ring, uint32_t seq)
 static void sack_one(struct tcp_sent_ring *ring, const struct tcp_sack_block *block,
                      struct tcp_delivered *delivered, tcp_sent_each each, void *context)
 {
-    for (uint32_t i = find(ring, block->start); i < ring->count; i++) {
+    uint32_t i = find(ring, block->start);
+    for (; (i = tcp_sent_skip_sacked(ring, i)) < ring->count; i++) {
         struct tcp_sent *record = tcp_sent_at(ring, i);
         if (seq_gt(record->end, block->end))
             return;
-        if (record->flags & TCP_SENT_SACKED)
-            continue;
         uint32_t size = tcp_sent_size(record);
         delivered->sacked += size;
         delivered->delivered += size;
@@ -165,8 +165,10 @@ void tcp_sent_sack(struct tcp_sent_ring *ring, const struct tcp_sack_block *bloc
 
 void tcp_sent_forget_sacked(struct tcp_sent_ring *ring)
 {
-    for (uint32_t i = 0; i < ring->count; i++)
+    for (uint32_t i = 0; i < ring->count; i++) {
         tcp_sent_at(ring, i)->flags &= (uint8_t)~TCP_SENT_SACKED;
+        tcp_sent_at(ring, i)->skip = 0;
+    }
     ring->bytes_sacked = ring->records_sacked = 0;
 }
 
@@ -212,7 +214,8 @@ struct tcp_sent *tcp_sent_next_lost(struct tcp_sent_ring *ring, uint32_t *i)
         return NULL;
     /* No record before the hint is lost; ACKs may have passed it. */
     uint32_t from = ring->lost_hint - ring->first;
-    for (*i = (int32_t)from < 0 ? 0 : from; *i < ring->count; (*i)++) {
+    *i = (int32_t)from < 0 ? 0 : from;
+    for (; (*i = tcp_sent_skip_sacked(ring, *i)) < ring->count; (*i)++) {
         struct tcp_sent *record = tcp_sent_at(ring, *i);
         if (record->flags & TCP_SENT_LOST) {
             ring->lost_hint = ring->first + *i;

@@ -36,6 +36,21 @@ static inline struct tcp_sent *tcp_sent_at(const struct tcp_sent_ring *ring, uin
     return &ring->records[(ring->first + i) & (ring->capacity - 1)];
 }
 
+/* The first record from the i-th on that is not selectively acknowledged; count: all are. What was
+ * walked over once is not again. */
+static inline uint32_t tcp_sent_skip_sacked(struct tcp_sent_ring *ring, uint32_t i)
+{
+    if (i == ring->count || !(tcp_sent_at(ring, i)->flags & TCP_SENT_SACKED))
+        return i;
+    uint32_t first = i;
+    do {
+        uint32_t skip = tcp_sent_at(ring, i)->skip;
+        i += skip ? skip : 1;
+    } while (i < ring->count && tcp_sent_at(ring, i)->flags & TCP_SENT_SACKED);
+    tcp_sent_at(ring, first)->skip = i - first;
+    return i;
+}
+
 /* Bytes under way: RFC 6675's pipe, with loss as it was marked here. */
 static inline uint32_t tcp_sent_in_flight(const struct tcp_sent_ring *ring, uint32_t snd_una,
                                           uint32_t snd_nxt)

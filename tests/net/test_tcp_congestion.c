@@ -357,6 +357,26 @@ static void test_hystart(void)
     CHECK_EQ(round_of(45 * ms), 100);
     CHECK_EQ(s->ssthresh, UINT64_MAX);
 
+    /* To the microsecond; and what grew may shrink at any time of a round. */
+    begin(&tcp_cubic, 40 * MSS, UINT64_MAX);
+    for (int i = 0; i < 3; i++)
+        round_of(40 * ms);
+    round_of(45 * ms - NET_US);
+    CHECK_EQ(round_of(45 * ms - NET_US), 100);
+    begin(&tcp_cubic, 40 * MSS, UINT64_MAX);
+    for (int i = 0; i < 3; i++)
+        round_of(40 * ms);
+    round_of(45 * ms);
+    for (int i = 0; i < 12; i++) {
+        uint64_t was = s->cwnd;
+        ack_rtt(2 * MSS, 45 * ms);
+        CHECK_EQ(s->cwnd, was + MSS / 2);
+    }
+    ack_rtt(2 * MSS, 45 * ms - NET_US);
+    uint64_t was = s->cwnd;
+    ack_rtt(2 * MSS, 45 * ms);
+    CHECK_EQ(s->cwnd, was + 2 * MSS);
+
     /* Fewer than eight samples in a round say nothing. */
     begin(&tcp_cubic, 4 * MSS, UINT64_MAX);
     CHECK_EQ(round_of(40 * ms), 100);

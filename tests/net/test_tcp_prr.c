@@ -64,6 +64,12 @@ static void test_bounds(void)
     CHECK_EQ(tcp_prr_ack(&prr, 2 * MSS, 90 * MSS, 50 * MSS, MSS), 0);
     CHECK_EQ(tcp_prr_ack(&prr, 2 * MSS, 50 * MSS, 50 * MSS, MSS), 0);
     CHECK_EQ(tcp_prr_ack(&prr, 2 * MSS, 49 * MSS, 50 * MSS, MSS), MSS);
+    /* At ssthresh: what is sent keeps it there. */
+    tcp_prr_begin(&prr, 100 * MSS);
+    CHECK_EQ(tcp_prr_ack(&prr, 20 * MSS, 50 * MSS, 50 * MSS, MSS), 0);
+    /* Below it: what was delivered and not sent, and one. */
+    tcp_prr_sent(&prr, 15 * MSS);
+    CHECK_EQ(tcp_prr_ack(&prr, MSS, 10 * MSS, 50 * MSS, MSS), 7 * MSS);
     /* Large windows do not overflow. */
     tcp_prr_begin(&prr, UINT32_C(1) << 30);
     CHECK_EQ(tcp_prr_ack(&prr, UINT32_C(1) << 29, UINT32_C(3) << 28, UINT32_C(1) << 29, MSS),

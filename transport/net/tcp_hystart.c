@@ -28,8 +28,7 @@ void tcp_hystart_begin(struct tcp_hystart *h, uint32_t snd_nxt)
 
 static void look_for_growth(struct tcp_hystart *h)
 {
-    if (h->current_min == NO_RTT || h->last_min == NO_RTT)
-        return;
+    /* Without a round before it, last_min is NO_RTT, and nothing has grown. */
     uint32_t threshold = h->last_min / MIN_RTT_DIVISOR;
     threshold =
         RTE_MAX(RTE_MIN(threshold, (uint32_t)MAX_RTT_THRESHOLD), (uint32_t)MIN_RTT_THRESHOLD);

@@ -1,6 +1,5 @@
 /* The send queue: loans and who ends them, segments and where they end, and packets at random
  * beside the bytes that they must have. */
-#include <sched.h>
 #include <string.h>
 #include <sys/mman.h>
 

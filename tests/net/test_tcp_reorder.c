@@ -1,6 +1,5 @@
 /* The out-of-order queue: each case, then segments at random beside a model that knows of each byte
  * which segment brought it. */
-#include <sched.h>
 #include <string.h>
 
 #include "harness.h"

@@ -23,12 +23,12 @@ void tcp_queue_clear(struct tcp_queue *queue);
  * wait for. */
 uint32_t tcp_queue_segment(struct tcp_queue *queue, uint64_t offset, uint32_t mss);
 
-/* Put [offset, offset + size), which is in the queue, at the end of `packet`: up to TCP_COPY_MAX
- * bytes copied into it, more by reference, each piece in an mbuf of its own from `pool`. Where that
- * makes more than `max_segments` mbufs, a copy in as few as can be. Returns the bytes copied, or an
- * error, which leaves the packet as it was: -ENOMEM (no mbufs), -EAGAIN (the loan is attached to as
- * many packets as can be counted: when the device gives some back), -EMSGSIZE (the pool's buffers
- * are so small that a copy takes too many). */
+/* Put [offset, offset + size), which is in the queue and below 64 KiB, at the end of `packet`: up
+ * to TCP_COPY_MAX bytes copied into it, more by reference, each piece in an mbuf of its own from
+ * `pool`. Where that makes more than `max_segments` mbufs, a copy in as few as can be. Returns the
+ * bytes copied, or an error, which leaves the packet as it was: -ENOMEM (no mbufs), -EAGAIN (the
+ * loan is attached to as many packets as can be counted: when the device gives some back),
+ * -EMSGSIZE (the pool's buffers are so small that a copy takes too many). */
 int tcp_queue_attach(struct tcp_queue *queue, uint64_t offset, uint32_t size,
                      struct rte_mbuf *packet, struct rte_mempool *pool, uint16_t max_segments);
 

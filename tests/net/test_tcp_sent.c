@@ -32,6 +32,11 @@ static const uint32_t iss = UINT32_MAX - 450;
 
 static void test_ack(void)
 {
+    CHECK_EQ(tcp_sent_add(&ring, iss, iss + 1, TCP_SENT_SYN, 1), 0);
+    ack(iss);
+    CHECK_EQ(tcp_sent_at(&ring, 0)->flags, TCP_SENT_SYN);
+    ack(iss + 1);
+    CHECK(ring.records == NULL);
     send_ten(iss);
     CHECK_EQ(ring.count, 10);
     CHECK_EQ(tcp_sent_in_flight(&ring, iss, iss + 1000), 1000);

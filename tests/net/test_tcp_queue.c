@@ -216,6 +216,8 @@ static void test_segment(void)
     CHECK_EQ(tcp_queue_segment(&queue, 2868, 1448), 1448);
     CHECK_EQ(tcp_queue_segment(&queue, 5764, 1448), 884); /* all */
     CHECK_EQ(tcp_queue_segment(&queue, 5048, 1448), 900); /* the rest, not the last's half */
+    CHECK_EQ(tcp_queue_segment(&queue, 900, 528), 520);   /* the next is of a segment's size, */
+    CHECK_EQ(tcp_queue_segment(&queue, 900, 527), 527);   /* or one byte more */
     /* Copies have no boundaries but that before a record. */
     tcp_queue_append_copy(&queue, bytes + queue.end, 1000);
     tcp_queue_append_copy(&queue, bytes + queue.end, 1000);

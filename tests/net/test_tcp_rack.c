@@ -229,6 +229,7 @@ static void test_dsack(void)
     CHECK(tcp_find_dsack(&options, 1000) == NULL);
     options = (struct tcp_options){.sack_count = 1, .sack = {{500, 1000}}};
     CHECK(tcp_find_dsack(&options, 1000) == &options.sack[0]);
+    CHECK(tcp_find_dsack(&options, 500) == NULL);
     CHECK(tcp_find_dsack(&options, 400) == NULL);
     options = (struct tcp_options){.sack_count = 2, .sack = {{2000, 2500}, {1500, 3000}}};
     CHECK(tcp_find_dsack(&options, 1000) == &options.sack[0]);

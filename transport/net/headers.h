@@ -49,7 +49,7 @@ enum {
     IPV4_DONT_FRAGMENT = 0x4000,
     IPV4_MORE_FRAGMENTS = 0x2000,
     IPV4_OFFSET_MASK = 0x1fff, /* in units of 8 bytes */
-    IP_HOPS = 64,              /* RFC 1700 (assigned numbers): the default of IPv4 and IPv6 */
+    IP_DEFAULT_TTL = 64,       /* RFC 1700 (assigned numbers): the default of IPv4 and IPv6 */
 };
 
 /* RFC 792; RFC 4443 section 2.1. */

@@ -26,7 +26,7 @@ int ip_output(struct zh_net *net, struct rte_mbuf *packet, const struct net_addr
     if (net_addr_is_v4(dst))
         ipv4_prepend(packet, src, dst, protocol, traffic_class, 0, IPV4_DONT_FRAGMENT);
     else
-        ipv6_prepend(packet, src, dst, protocol, traffic_class, IP_TTL);
+        ipv6_prepend(packet, src, dst, protocol, traffic_class, IP_DEFAULT_TTL);
     neighbour_output(net, &hop.address, packet);
     return 0;
 }
@@ -77,7 +77,7 @@ int ip_output_fragments(struct zh_net *net, struct rte_mbuf *packet, const struc
                 .offset_more = rte_cpu_to_be_16((uint16_t)(offset | more)),
                 .id = id6,
             };
-            ipv6_prepend(piece, src, dst, IPV6_FRAGMENT, traffic_class, IP_TTL);
+            ipv6_prepend(piece, src, dst, IPV6_FRAGMENT, traffic_class, IP_DEFAULT_TTL);
         }
         neighbour_output(net, &hop.address, piece);
     }

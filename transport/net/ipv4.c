@@ -116,7 +116,7 @@ void ipv4_prepend(struct rte_mbuf *packet, const struct net_addr *src, const str
         .total_length = rte_cpu_to_be_16((uint16_t)packet->pkt_len),
         .id = rte_cpu_to_be_16(id),
         .fragment = rte_cpu_to_be_16(fragment),
-        .ttl = IP_HOPS,
+        .ttl = IP_DEFAULT_TTL,
         .protocol = protocol,
         .src = src->words[3],
         .dst = dst->words[3],

@@ -73,8 +73,10 @@ bool net_is_own(const struct zh_net *net, const struct net_addr *address)
 
 static const struct net_route *find(const struct zh_net *net, const struct net_addr *dst)
 {
+    /* A mapped address is no IPv6 one: the default route of IPv6 is not its own. */
+    bool v4 = net_addr_is_v4(dst);
     for (unsigned i = 0; i < net->route_count; i++)
-        if (matches(&net->routes[i], dst))
+        if (net->routes[i].v4 == v4 && matches(&net->routes[i], dst))
             return &net->routes[i];
     return NULL;
 }
@@ -136,6 +138,7 @@ static int check_prefix(const struct zh_net_prefix *prefix, const char *what, ch
 static void add(struct zh_net *net, struct net_route route)
 {
     route.mask = mask_of(route.length);
+    route.v4 = net_addr_is_v4(&route.dst);
     for (int i = 0; i < 2; i++)
         route.dst.halves[i] &= route.mask.halves[i];
     uint32_t at = net->route_count++;

@@ -139,7 +139,7 @@ struct net_route { /* route.c; addresses under the mask are the route's */
     struct net_addr gateway; /* with has_gateway; else the destination is on the link */
     struct net_addr source;  /* the own address to use */
     uint8_t length;          /* of the prefix; an IPv4 one's and 96 */
-    bool has_gateway, datacenter;
+    bool v4, has_gateway, datacenter;
 };
 
 struct net_path { /* path.c: what is known of the way to a destination */

@@ -336,6 +336,7 @@ static void test_output(void)
     CHECK(frame && frame->size == 1514);
     CHECK(net_sum_fold(net_sum(frame->data + 14, 20)) == 0xffff);
     CHECK_EQ(frame->data[20], 0x40); /* don't fragment */
+    CHECK_EQ(frame->data[22], 64);
     CHECK_EQ(send_tcp(net, PEER_IP, 1481), -EMSGSIZE);
     /* By the gateway. */
     send_tcp(net, "\x08\x08\x08\x08", 20);

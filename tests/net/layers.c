@@ -1,9 +1,8 @@
 #include "layers.h"
 
-#include <rte_eal.h>
-#include <rte_errno.h>
 #include <rte_mempool.h>
-#include <sched.h>
+
+#include "start_eal.h"
 
 enum { FRAMES = 4096 };
 
@@ -58,14 +57,7 @@ const char *__asan_default_options(void)
 
 void layers_start(void)
 {
-    char lcores[32];
-    snprintf(lcores, sizeof lcores, "0@%d", sched_getcpu());
-    char *argv[] = {"test",     "--no-huge", "-m",   "64",          "--no-shconf", "--no-telemetry",
-                    "--no-pci", "--lcores",  lcores, "--log-level", "error",       NULL};
-    if (rte_eal_init((int)(sizeof argv / sizeof *argv) - 1, argv) < 0) {
-        fprintf(stderr, "EAL: %s\n", rte_strerror(rte_errno));
-        exit(1);
-    }
+    start_eal();
     test_pool = rte_pktmbuf_pool_create("test", 2048, 0, 0, RTE_MBUF_DEFAULT_BUF_SIZE, 0);
     CHECK(test_pool != NULL);
     test_port.pool = test_pool;

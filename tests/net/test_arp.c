@@ -131,6 +131,9 @@ static void test_probes(void)
     expect_arp(ARP_REQUEST, PEER_MAC, OUR_IP, PEER_MAC, PEER_IP);
     send_tcp(net, PEER_IP, 20); /* not held back meanwhile */
     expect_packet(PEER_MAC, 20);
+    struct frame gratuitous = arp_frame(ARP_REQUEST, PEER_MAC, PEER_IP, NULL, PEER_IP);
+    input(net, &gratuitous); /* no answer to a question */
+    CHECK(zh_net_poll(net, test_now) == used + SECONDS(7));
     struct frame reply = arp_frame(ARP_REPLY, PEER_MAC, PEER_IP, OUR_MAC, OUR_IP);
     input(net, &reply);
     CHECK(zh_net_poll(net, test_now) == NET_NEVER);

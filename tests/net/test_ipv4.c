@@ -216,8 +216,8 @@ static void test_bad_fragments(void)
     /* Overlaps, from both sides, within and around: the packet is gone, late pieces of it too. */
     static const struct {
         size_t offset, size;
-    } overlaps[] = {{400, 160}, {640, 800}, {488, 80}, {472, 600},
-                    {480, 488}, {0, 1600},  {480, 472}};
+    } overlaps[] = {{952, 480}, {400, 160}, {640, 800}, {488, 80},
+                    {472, 600}, {480, 488}, {0, 1600},  {480, 472}};
     for (uint16_t i = 0; i < sizeof overlaps / sizeof *overlaps; i++) {
         piece(net, PEER_IP, i, 480, 480, true);
         piece(net, PEER_IP, i, overlaps[i].offset, overlaps[i].size, true);
@@ -300,12 +300,22 @@ static void test_fragment_floods(void)
     /* Small pieces of few packets: 64 of each, 1 MiB of memory in all. */
     for (unsigned i = 0; i < 64; i++) {
         ip[3] = (uint8_t)(i + 100);
-        for (size_t at = 0; at < 8 * 70; at += 8)
+        for (size_t at = 0; at < 8 * 60; at += 8)
             piece(net, ip, 1, at, 8, true);
         CHECK(in_use() <= 512);
     }
     poll_at(net, test_now + SECONDS(30));
     CHECK_EQ(in_use(), 0);
+    /* More pieces than a packet can need: it is gone. */
+    for (size_t at = 0; at < 8 * 65; at += 8) {
+        piece(net, ip, 1, at, 8, true);
+        CHECK_EQ(in_use(), at < 8 * 64 ? at / 8 + 1 : 0);
+    }
+    poll_at(net, test_now + SECONDS(30));
+    for (int i = 0; i < 4; i++) /* their senders are told, once they are found; they are not */
+        poll_at(net, test_now + SECONDS(1));
+    while (sent())
+        ;
     CHECK(zh_net_poll(net, test_now) == NET_NEVER);
     end_net(net);
 }

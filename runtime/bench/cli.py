@@ -19,6 +19,7 @@ from zerohop.bench.cases import CASES, Case, select
 from zerohop.bench.idle import run_idle
 from zerohop.bench.kills import run_kills
 from zerohop.bench.local import run_local
+from zerohop.bench.net.cli import main as net
 from zerohop.bench.peers import ENDING, PeerFailed
 from zerohop.bench.results import CaseResult, RunResult
 from zerohop.bench.runner import Settings, Workplace, run_case
@@ -32,6 +33,7 @@ examples:
   zerohop bench --case 'size-*' --json sizes.json --plot sizes.png
   zerohop bench --case chain --spin-us 20    another spin time for zerohop
   zerohop bench --list                       the cases and their targets
+  zerohop bench net --help                   the TCP/IP stack beside the kernel's
 
 Where other processes take more than 10 % of the CPU meanwhile, the run says that it is no
 measurement. The exit code is 0 all the same, and whether or not targets are met; it is 1 where
@@ -45,8 +47,11 @@ _LONGEST_FOLDER = 60
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments[:1] == ["net"]:
+        return net(arguments[1:])
     parser = _parser()
-    options = parser.parse_args(argv)
+    options = parser.parse_args(arguments)
     if options.list:
         print(_listing())
         return 0

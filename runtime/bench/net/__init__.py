@@ -1,0 +1,1 @@
+"""``zerohop bench net``: the TCP/IP stack beside the kernel's, over veth pairs."""

@@ -4,8 +4,13 @@
 /* ISN = M + F(flow, key): M ticks every 4 us, F is a keyed hash. */
 uint32_t tcp_isn(struct zh_net *net, const struct tcp_flow *flow)
 {
+    struct {
+        struct net_addr local, remote;
+        uint16_t local_port, remote_port;
+    } __attribute__((packed)) hashed = {flow->local, flow->remote, flow->local_port,
+                                        flow->remote_port}; /* a flow has padding, of any value */
     return (uint32_t)(net->now / (4 * NET_US)) +
-           (uint32_t)net_siphash(net->key, flow, sizeof *flow);
+           (uint32_t)net_siphash(net->key, &hashed, sizeof hashed);
 }
 
 /* The same for all connections of two hosts, so that a later connection of the same ports goes on

@@ -261,6 +261,8 @@ void tcp_receive(struct zh_net_socket *s, struct tcp_segment *segment)
     if (segment->flags & TCP_FIN && !(s->flags & TCP_FIN_RECEIVED)) {
         s->fin_seq = segment->seq + segment->size;
         s->has_fin_seq = true;
+        if (!segment->size && s->fin_seq != s->rcv_nxt) /* out of order, as data would be */
+            tcp_send_ack(s);
     }
     if (s->has_fin_seq && s->fin_seq == s->rcv_nxt && !(s->flags & TCP_FIN_RECEIVED)) {
         s->rcv_nxt++;

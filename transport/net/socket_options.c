@@ -150,7 +150,7 @@ static int give_info(const struct zh_net_socket *s, void *value, socklen_t *size
         .tcpi_ca_state = s->flags & TCP_AFTER_RTO     ? 4
                          : s->flags & TCP_IN_RECOVERY ? 3
                                                       : 0,
-        .tcpi_retransmits = s->backoff,
+        .tcpi_retransmits = s->retries,
         .tcpi_options = (uint8_t)((s->flags & TCP_HAS_TIMESTAMPS ? TCPI_OPT_TIMESTAMPS : 0) |
                                   (s->flags & TCP_HAS_SACK ? TCPI_OPT_SACK : 0) |
                                   (s->flags & TCP_HAS_SCALE ? TCPI_OPT_WSCALE : 0)),

@@ -350,8 +350,9 @@ struct zh_net_socket {
 
     /* RTT and RTO (RFC 6298), ns */
     uint64_t srtt, rttvar, rto, rto_min;
-    uint8_t backoff;        /* doublings since the last progress */
-    uint8_t backoff_before; /* when the last timeout came */
+    uint8_t backoff;        /* doublings since the last sample (Karn) */
+    uint8_t retries;        /* expiries since the last progress: what R2 counts */
+    uint8_t retries_before; /* when the last timeout came */
     uint8_t dupacks;
     uint8_t keepalive_probes;
     uint8_t quick_acks; /* ACKs still to be sent at once */

@@ -23,7 +23,7 @@ static void advance(struct zh_net_socket *s, uint32_t ack, const struct tcp_ack 
     if (seq_lt(s->snd_nxt, ack))
         s->snd_nxt = ack;
     tcp_queue_drop(&s->queue, s->una_offset);
-    s->backoff = 0; /* RFC 6298 (5.7)'s "new data acknowledged"; as Linux */
+    s->retries = 0;
     s->error_soft = 0;
     s->last_progress = s->net->now;
     if (s->flags & TCP_SEND_BLOCKED && tcp_can_queue(s)) {
@@ -92,7 +92,7 @@ bool tcp_ack_input(struct zh_net_socket *s, const struct tcp_segment *segment)
         if (window > s->snd_wnd_max)
             s->snd_wnd_max = window;
         if (window && !had_window) {
-            s->backoff = 0;
+            s->backoff = s->retries = 0;
             tcp_rto_rearm(s);
         }
     }

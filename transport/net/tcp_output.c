@@ -279,7 +279,7 @@ static bool send_next(struct zh_net_socket *s, uint32_t size, bool fin, const ui
         tcp_prr_sent(&s->prr, size);
     if (s->sent.count == 1) {
         s->last_progress = net->now; /* what the user timeout counts from */
-        tcp_deadline_set(s, TCP_DEADLINE_RTO, net->now + tcp_rto_now(s));
+        tcp_rto_rearm(s);
     }
     return true;
 }

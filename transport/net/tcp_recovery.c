@@ -148,7 +148,7 @@ void tcp_recovery_probe(struct zh_net_socket *s)
 {
     struct zh_net *net = s->net;
     uint64_t rto_at = s->deadline[TCP_DEADLINE_RTO];
-    if (!(s->flags & TCP_HAS_SACK) || !s->sent.count || rto_at <= net->now || s->backoff ||
+    if (!(s->flags & TCP_HAS_SACK) || !s->sent.count || rto_at <= net->now || s->retries ||
         !tcp_tlp_allowed(&s->tlp, &s->sent, s->flags & TCP_IN_RECOVERY)) {
         tcp_deadline_stop(s, TCP_DEADLINE_PROBE);
         return;

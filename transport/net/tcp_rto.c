@@ -8,6 +8,7 @@ void tcp_rto_sample(struct zh_net_socket *s, uint64_t rtt)
 {
     if (!rtt)
         rtt = 1;
+    s->backoff = 0; /* section 5, last paragraph; RFC 1122 section 4.2.3.1: not before */
     if (!s->srtt) { /* (2.2) */
         s->srtt = rtt;
         s->rttvar = rtt / 2;
@@ -34,10 +35,20 @@ uint64_t tcp_rto_now(const struct zh_net_socket *s)
     return rto < TCP_RTO_MAX ? rto : TCP_RTO_MAX;
 }
 
+/* Not later than the user timeout ends (RFC 5482), if data is under way. */
+static void start(struct zh_net_socket *s)
+{
+    uint64_t now = s->net->now, when = now + tcp_rto_now(s);
+    uint64_t limit = s->last_progress + s->user_timeout;
+    if (s->user_timeout && s->sent.count && tcp_synchronized(s) && limit > now && limit < when)
+        when = limit;
+    tcp_deadline_set(s, TCP_DEADLINE_RTO, when);
+}
+
 void tcp_rto_rearm(struct zh_net_socket *s)
 {
     if (s->sent.count || tcp_must_probe(s)) /* (5.1), (5.3) */
-        tcp_deadline_set(s, TCP_DEADLINE_RTO, s->net->now + tcp_rto_now(s));
+        start(s);
     else /* (5.2) */
         tcp_deadline_stop(s, TCP_DEADLINE_RTO);
 }
@@ -47,7 +58,7 @@ static bool given_up(const struct zh_net_socket *s)
 {
     if (s->user_timeout && tcp_synchronized(s))
         return s->net->now - s->last_progress >= s->user_timeout;
-    return s->backoff >= (tcp_synchronized(s) ? TCP_RETRIES : TCP_SYN_RETRIES);
+    return s->retries >= (tcp_synchronized(s) ? TCP_RETRIES : TCP_SYN_RETRIES);
 }
 
 void tcp_rto_expired(struct zh_net_socket *s)
@@ -68,14 +79,16 @@ void tcp_rto_expired(struct zh_net_socket *s)
     }
     if (s->backoff < TCP_RETRIES)
         s->backoff++;
+    if (s->retries < UINT8_MAX)
+        s->retries++;
     if (probing) {
         tcp_send_window_probe(s);
-        tcp_deadline_set(s, TCP_DEADLINE_RTO, s->net->now + tcp_rto_now(s));
+        start(s);
         return;
     }
     s->net->stats.tcp_rto++;
-    s->backoff_before = s->backoff - 1;
+    s->retries_before = s->retries - 1;
     tcp_recovery_timeout(s);
     tcp_want_output(s);
-    tcp_deadline_set(s, TCP_DEADLINE_RTO, s->net->now + tcp_rto_now(s)); /* (5.6) */
+    start(s); /* (5.6) */
 }

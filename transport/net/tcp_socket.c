@@ -190,7 +190,7 @@ void tcp_establish(struct zh_net_socket *s)
 {
     s->state = TCPS_ESTABLISHED;
     s->last_received = s->last_progress = s->net->now;
-    s->backoff = 0;
+    s->backoff = s->retries = 0;
     s->recover = s->snd_una;
     s->cwnd = tcp_initial_window(s->mss);
     s->congestion->start(s);

@@ -49,7 +49,7 @@ bool tcp_undo_ack(struct zh_net_socket *s, const struct tcp_segment *segment,
     bool after_rto = s->flags & TCP_AFTER_RTO;
     bool undo = by_dsack(s, dsack) ||
                 (s->flags & TCP_IN_RECOVERY && by_timestamp(s, segment, ack)) ||
-                (after_rto && ack->original_delivered && s->backoff_before == 0);
+                (after_rto && ack->original_delivered && s->retries_before == 0);
     if (!undo) {
         /* Duplicates are reported for a round trip after recovery; then the matter is closed. */
         if (!(s->flags & TCP_IN_RECOVERY) && !s->undo.unneeded_left)

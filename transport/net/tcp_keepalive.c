@@ -15,8 +15,9 @@ void tcp_keepalive_expired(struct zh_net_socket *s)
     if (!tcp_synchronized(s))
         return;
     uint64_t idle = net->now - s->last_received;
-    if (idle < s->keepalive_idle) { /* heard from since: the timer was left where it was */
+    if (idle < s->keepalive_idle + s->keepalive_interval) /* the last probe was answered */
         s->keepalive_probes = 0;
+    if (idle < s->keepalive_idle) { /* heard from since: the timer was left where it was */
         tcp_keepalive_rearm(s);
         return;
     }

@@ -233,8 +233,10 @@ int zh_net_shutdown(struct zh_net_socket *s, int how)
 {
     if (how != SHUT_RD && how != SHUT_WR && how != SHUT_RDWR)
         return -EINVAL;
+    if (s->state < TCPS_SYN_RECEIVED && s->error)
+        return -s->error;
     if (s->state < TCPS_SYN_RECEIVED)
-        return -ENOTCONN;
+        return s->flags & TCP_SHUT_WRITE ? 0 : -ENOTCONN;
     if (how != SHUT_WR) {
         s->flags |= TCP_SHUT_READ;
         tcp_notify(s);
@@ -252,7 +254,7 @@ int zh_net_shutdown(struct zh_net_socket *s, int how)
 static int may_send(struct zh_net_socket *s)
 {
     if (s->flags & TCP_SHUT_WRITE)
-        return -EPIPE;
+        return s->error ? -s->error : -EPIPE;
     if (s->state == TCPS_CLOSED || s->state == TCPS_LISTEN)
         return s->error ? -s->error : s->flags & TCP_IN_TABLE ? -EPIPE : -ENOTCONN;
     if (!tcp_can_queue(s) || !tcp_synchronized(s)) {
@@ -271,7 +273,7 @@ ssize_t zh_net_send(struct zh_net_socket *s, const void *data, size_t size, int 
     ssize_t taken = tcp_queue_append_copy(&s->queue, data, size < room ? size : (size_t)room);
     if (taken < 0)
         return taken;
-    s->net->stats.bytes_copied += (size_t)taken;
+    tcp_count_copied(s, (size_t)taken);
     s->flags = flags & MSG_MORE ? s->flags | TCP_MORE : s->flags & ~TCP_MORE;
     tcp_want_output(s);
     if ((size_t)taken < size)
@@ -342,8 +344,8 @@ unsigned zh_net_ready(struct zh_net_socket *s)
         return s->listener->accepted_count ? ZH_STREAM_IN : 0;
     if (s->rcv_head || end_of_data(s) != 1)
         ready |= ZH_STREAM_IN;
-    if ((tcp_synchronized(s) && tcp_can_queue(s)) || s->state == TCPS_CLOSED)
-        ready |= ZH_STREAM_OUT; /* of a closed one: sending gives its error at once */
+    if (tcp_synchronized(s) && tcp_can_queue(s) && !(s->flags & TCP_SHUT_WRITE))
+        ready |= ZH_STREAM_OUT;
     if (s->state == TCPS_CLOSED || ((s->flags & TCP_FIN_RECEIVED) && (s->flags & TCP_SHUT_WRITE)))
         ready |= ZH_STREAM_HUP;
     if (s->error)

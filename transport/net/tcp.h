@@ -368,6 +368,8 @@ struct zh_net_socket {
     struct tcp_rack rack;
     struct tcp_tlp tlp;
     uint32_t retransmissions;
+    uint64_t bytes_received; /* of payload, in order */
+    uint64_t bytes_copied;   /* both directions */
 
     /* options of sockets, ns */
     uint64_t keepalive_idle, keepalive_interval, user_timeout;

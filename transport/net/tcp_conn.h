@@ -26,6 +26,13 @@ static inline uint32_t tcp_segment_end(const struct tcp_segment *segment)
            !!(segment->flags & TCP_FIN);
 }
 
+/* Payload was copied. */
+static inline void tcp_count_copied(struct zh_net_socket *s, size_t size)
+{
+    s->bytes_copied += size;
+    s->net->stats.bytes_copied += size;
+}
+
 static inline bool tcp_synchronized(const struct zh_net_socket *s)
 {
     return s->state >= TCPS_ESTABLISHED;

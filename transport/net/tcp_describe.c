@@ -79,7 +79,8 @@ static void stream_info(struct zh_stream *stream, struct zh_stream_info *info)
     *info = (struct zh_stream_info){
         .bytes_sent = s->una_offset,
         .bytes_queued = s->queue.end - s->una_offset,
-        .bytes_received = s->irs ? s->rcv_nxt - s->irs - 1 : 0,
+        .bytes_received = s->bytes_received,
+        .bytes_copied = s->bytes_copied,
         .retransmissions = s->retransmissions,
         .rtt_us = (uint32_t)(s->srtt / NET_US),
         .mss = s->mss,

@@ -182,7 +182,7 @@ static bool send_payload(struct zh_net_socket *s, uint32_t seq, uint64_t offset,
             rte_pktmbuf_free(packet);
             return false;
         }
-        net->stats.bytes_copied += (uint32_t)copied;
+        tcp_count_copied(s, (uint32_t)copied);
         net->stats.tcp_out_payload += size;
         if (offset + size == s->queue.end)
             flags |= TCP_PSH;

@@ -124,6 +124,7 @@ static void append(struct zh_net_socket *s, struct rte_mbuf *head, struct rte_mb
     s->rcv_nxt += size;
     s->rcv_queued += size;
     s->rcv_memory += memory;
+    s->bytes_received += size;
 }
 
 /* A small packet joins the one before it, so that a peer's tiny segments cannot hold a buffer each.
@@ -143,7 +144,8 @@ static bool coalesce(struct zh_net_socket *s, struct rte_mbuf *packet, uint32_t 
     meta_of(tail)->size += size;
     s->rcv_nxt += size;
     s->rcv_queued += size;
-    s->net->stats.bytes_copied += size;
+    s->bytes_received += size;
+    tcp_count_copied(s, size);
     return true;
 }
 
@@ -392,7 +394,7 @@ size_t tcp_read(struct zh_net_socket *s, void *data, size_t size, bool peek)
         rte_pktmbuf_free_seg(part);
         part = s->rcv_head;
     }
-    s->net->stats.bytes_copied += done;
+    tcp_count_copied(s, done);
     return done;
 }
 

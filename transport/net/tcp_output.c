@@ -7,6 +7,8 @@ enum {
         64, /* of one connection in one poll round, so that others come to their turn */
     TIMESTAMPS_SIZE = 12,
 };
+/* Of the option, its padding included (RFC 2018 section 3). */
+#define SACK_SIZE(blocks) (4 + (blocks) * sizeof(struct tcp_sack_block))
 
 /* Fill in a header before the packet's data and send it. Takes the packet. */
 static void transmit(struct zh_net *net, const struct tcp_flow *flow, struct rte_mbuf *packet,
@@ -67,9 +69,12 @@ void tcp_send_refusal(struct zh_net *net, const struct tcp_flow *flow,
         tcp_send_bare(net, flow, 0, tcp_segment_end(segment), TCP_RST | TCP_ACK, 0, NULL);
 }
 
-/* The options of every segment after the SYN. */
-static size_t usual_options(struct zh_net_socket *s, uint8_t *buffer)
+/* The options of every segment after the SYN. `room`: for SACK blocks. */
+static size_t usual_options(struct zh_net_socket *s, uint8_t *buffer, uint32_t room)
 {
+    unsigned most = s->flags & TCP_HAS_TIMESTAMPS ? TCP_SACK_MAX - 1 : TCP_SACK_MAX;
+    if (room < SACK_SIZE(most))
+        most = room < SACK_SIZE(1) ? 0 : (room - SACK_SIZE(0)) / sizeof(struct tcp_sack_block);
     struct tcp_options options = {0};
     if (s->flags & TCP_HAS_TIMESTAMPS) {
         options.has_timestamps = true;
@@ -77,8 +82,7 @@ static size_t usual_options(struct zh_net_socket *s, uint8_t *buffer)
         options.tsecr = s->ts_recent;
     }
     if (s->flags & TCP_HAS_SACK)
-        options.sack_count = (uint8_t)tcp_reorder_sack(
-            &s->reorder, options.sack, options.has_timestamps ? TCP_SACK_MAX - 1 : TCP_SACK_MAX);
+        options.sack_count = (uint8_t)tcp_reorder_sack(&s->reorder, options.sack, most);
     if (!options.has_timestamps && !options.sack_count)
         return 0;
     return tcp_options_emit(&options, buffer);
@@ -112,7 +116,7 @@ static bool send_empty(struct zh_net_socket *s, uint32_t seq, uint8_t flags)
         return false;
     }
     uint8_t options[TCP_HEADER_MAX];
-    size_t size = usual_options(s, options);
+    size_t size = usual_options(s, options, UINT32_MAX);
     send_segment(s, packet, seq, flags, options, size);
     return true;
 }
@@ -199,9 +203,10 @@ bool tcp_retransmit(struct zh_net_socket *s, struct tcp_sent *sent)
         if (!tcp_send_syn(s))
             return false;
     } else {
-        size_t options_size = usual_options(s, options);
         uint32_t fin = sent->flags & TCP_SENT_FIN ? 1 : 0;
         uint32_t size = sent->end - sent->seq - fin, seq = sent->seq;
+        /* Blocks only where they fit beside the segment, whose size is given. */
+        size_t options_size = usual_options(s, options, size < s->mss ? s->mss - size : 0);
         uint64_t offset = s->una_offset + (sent->seq - s->snd_una);
         /* A segment that was cut larger than today's path allows goes in pieces. */
         uint32_t most = s->mss;
@@ -315,7 +320,7 @@ static void send_new(struct zh_net_socket *s)
     bool fin, sent = false;
     if (s->queue.end == s->nxt_offset && !(s->flags & TCP_SHUT_WRITE))
         return;
-    size_t options_size = usual_options(s, options);
+    size_t options_size = usual_options(s, options, UINT32_MAX);
     for (unsigned count = 0; choose(s, options_size, &size, &fin); count++) {
         if (size && (uint64_t)tcp_in_flight(s) + size > s->cwnd)
             break;
@@ -335,7 +340,7 @@ bool tcp_send_beyond_cwnd(struct zh_net_socket *s)
     uint8_t options[TCP_HEADER_MAX];
     uint32_t size;
     bool fin;
-    size_t options_size = usual_options(s, options);
+    size_t options_size = usual_options(s, options, UINT32_MAX);
     return choose(s, options_size, &size, &fin) && send_next(s, size, fin, options, options_size);
 }
 
@@ -349,7 +354,7 @@ bool tcp_must_probe(const struct zh_net_socket *s)
 void tcp_send_window_probe(struct zh_net_socket *s)
 {
     uint8_t options[TCP_HEADER_MAX];
-    size_t options_size = usual_options(s, options);
+    size_t options_size = usual_options(s, options, UINT32_MAX);
     if (s->snd_wnd && s->queue.end > s->nxt_offset) {
         /* Held back by silly window avoidance: the override of RFC 9293 section 3.8.6.2.1. */
         uint64_t rest = s->queue.end - s->nxt_offset;

@@ -284,7 +284,7 @@ static void half_close(int first)
     /* The other direction goes on, for more than any buffer. */
     for (int i = 0; i < 300; i++) {
         suite_offer(back, 64 * KIB, 1);
-        UNTIL(received_all(back) & (send_offered(back) == 1));
+        UNTIL((received_all(back), send_offered(back) == 1));
     }
     CHECK_EQ(suite_receive(back) == 0, 0);
     CHECK_EQ(suite_shut(back->from), 0);

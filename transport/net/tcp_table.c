@@ -141,6 +141,7 @@ void tcp_free(struct zh_net *net)
     struct tcp_time_wait *entry;
     while ((entry = TAILQ_FIRST(&tcp->time_wait)))
         tcp_time_wait_free(net, entry);
+    net_timer_stop(&net->timers, &tcp->time_wait_timer);
     free(tcp->buckets);
     free(tcp);
     net->tcp = NULL;

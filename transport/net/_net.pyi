@@ -1,0 +1,7 @@
+from typing import Any
+
+from cffi import FFI
+
+ffi: FFI
+lib: Any
+"""What net_build.py declares."""

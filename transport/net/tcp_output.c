@@ -195,6 +195,14 @@ static bool send_payload(struct zh_net_socket *s, uint32_t seq, uint64_t offset,
     return true;
 }
 
+/* The payload of a segment with these options: mss has timestamps taken off already, SACK blocks
+ * come in its place (RFC 6691 section 2). */
+static uint32_t payload_most(const struct zh_net_socket *s, size_t options_size)
+{
+    uint32_t usual = s->flags & TCP_HAS_TIMESTAMPS ? TIMESTAMPS_SIZE : 0;
+    return s->mss - ((uint32_t)options_size - usual);
+}
+
 bool tcp_retransmit(struct zh_net_socket *s, struct tcp_sent *sent)
 {
     uint64_t now = s->net->now;
@@ -208,8 +216,8 @@ bool tcp_retransmit(struct zh_net_socket *s, struct tcp_sent *sent)
         /* Blocks only where they fit beside the segment, whose size is given. */
         size_t options_size = usual_options(s, options, size < s->mss ? s->mss - size : 0);
         uint64_t offset = s->una_offset + (sent->seq - s->snd_una);
-        /* A segment that was cut larger than today's path allows goes in pieces. */
-        uint32_t most = s->mss;
+        /* A segment that was cut larger than the path or the options allow now goes in pieces. */
+        uint32_t most = payload_most(s, options_size);
         do {
             uint32_t step = size < most ? size : most;
             if (!send_payload(s, seq, offset, step, fin && step == size ? TCP_FIN : 0, options,
@@ -300,9 +308,7 @@ static bool choose(struct zh_net_socket *s, size_t options_size, uint32_t *size,
         uint32_t window = s->snd_una + s->snd_wnd - s->snd_nxt;
         if (seq_lt(s->snd_una + s->snd_wnd, s->snd_nxt))
             window = 0;
-        uint32_t usual = s->flags & TCP_HAS_TIMESTAMPS ? TIMESTAMPS_SIZE : 0;
-        uint32_t most =
-            s->mss - ((uint32_t)options_size - usual); /* SACK blocks count against it */
+        uint32_t most = payload_most(s, options_size);
         uint32_t wanted = tcp_queue_segment(&s->queue, s->nxt_offset, most);
         bool whole = (wanted == most || wanted < rest) && wanted <= window;
         *size = RTE_MIN(wanted, window);

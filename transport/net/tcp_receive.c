@@ -200,6 +200,21 @@ static void pull(struct zh_net_socket *s)
     append(s, head, tail, size, memory);
 }
 
+/* The window has bounded payload; packets emptier than was reckoned can still be too many. */
+static uint64_t most_memory(const struct zh_net_socket *s)
+{
+    return 2ull * s->rcv_budget;
+}
+
+/* For a packet that is in order. What is out of order makes room for it (RFC 2018 section 8 allows
+ * it): nothing else would ever let the connection go on. */
+static bool make_room(struct zh_net_socket *s, uint32_t memory)
+{
+    if (held(s) + memory > most_memory(s) && s->reorder.count)
+        tcp_reorder_drop(&s->reorder, meta_offset);
+    return held(s) + memory <= most_memory(s);
+}
+
 static void receive_payload(struct zh_net_socket *s, struct tcp_segment *segment)
 {
     struct zh_net *net = s->net;
@@ -222,27 +237,31 @@ static void receive_payload(struct zh_net_socket *s, struct tcp_segment *segment
         ack_at_once(s);
         return;
     }
-    /* The window has bounded payload; packets emptier than was reckoned can still be too many. */
-    if (held(s) + memory > 2ull * s->rcv_budget &&
-        !(first == s->rcv_nxt && coalesce(s, segment->packet, size))) {
-        net->stats.tcp_in_dropped++;
-        ack_at_once(s);
-        return;
-    }
     learn_ratio(s, segment->size, memory);
     if (first == s->rcv_nxt) {
-        bool filled = s->reorder.count;
         struct rte_mbuf *packet = cut(segment, first, size);
-        if (coalesce(s, packet, size))
+        if (coalesce(s, packet, size)) {
             rte_pktmbuf_free(packet);
-        else
+        } else if (make_room(s, memory)) {
             append(s, packet, packet, size, memory);
+        } else {
+            net->stats.tcp_in_dropped++;
+            rte_pktmbuf_free(packet);
+            ack_at_once(s);
+            return;
+        }
+        bool filled = s->reorder.count;
         if (filled) {
             pull(s);
             ack_at_once(s); /* RFC 5681 section 4.2: a gap filled, wholly or in part */
         }
         schedule_ack(s, size);
         tcp_notify(s);
+        return;
+    }
+    if (held(s) + memory > most_memory(s)) {
+        net->stats.tcp_in_dropped++;
+        ack_at_once(s);
         return;
     }
     net->stats.tcp_in_out_of_order++;

@@ -9,7 +9,9 @@
 #include <inttypes.h>
 #include <netinet/tcp.h>
 #include <rte_mempool.h>
+#include <signal.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "check.h"
 #include "net/tcp.h"
@@ -20,6 +22,7 @@ enum {
     CONNECTIONS_MAX = 3,
     HELD_MAX = 8,
     STEPS_MAX = 4000000,
+    RUN_SECONDS = 60, /* of real time */
     BURST = 32,
 };
 
@@ -31,7 +34,8 @@ static uint64_t seed;
 static uint64_t random_state;
 static uint64_t now;
 
-/* --- chance ---------------------------------------------------------------------------------------- */
+/* --- chance
+ * ---------------------------------------------------------------------------------------- */
 
 /* splitmix64 */
 static uint64_t draw(void)
@@ -63,7 +67,8 @@ static uint64_t size_up_to(uint64_t most)
     return size < most ? size : most;
 }
 
-/* --- failing ---------------------------------------------------------------------------------------- */
+/* --- failing
+ * ---------------------------------------------------------------------------------------- */
 
 #define FAIL(...)                                                                                  \
     do {                                                                                           \
@@ -79,18 +84,19 @@ static uint64_t size_up_to(uint64_t most)
             FAIL("not so: %s", #condition);                                                        \
     } while (0)
 
-/* --- one end of a connection ------------------------------------------------------------------------ */
+/* --- one end of a connection
+ * ------------------------------------------------------------------------ */
 
 struct end {
     struct zh_net_socket *socket; /* NULL: not yet, or not any more */
     struct end *peer;
-    const uint8_t *out, *in;   /* the streams, in the pattern */
-    uint64_t to_send, to_get;  /* bytes in all */
-    uint64_t sent, got;        /* bytes so far */
-    uint64_t wakes;            /* when it next does something */
-    uint64_t idle_most;        /* the longest it does nothing */
-    uint64_t closed_at;        /* 0: not yet */
-    uint64_t gives_up;         /* when it closes, come what may; NET_NEVER: at the end */
+    const uint8_t *out, *in;  /* the streams, in the pattern */
+    uint64_t to_send, to_get; /* bytes in all */
+    uint64_t sent, got;       /* bytes so far */
+    uint64_t wakes;           /* when it next does something */
+    uint64_t idle_most;       /* the longest it does nothing */
+    uint64_t closed_at;       /* 0: not yet */
+    uint64_t gives_up;        /* when it closes, come what may; NET_NEVER: at the end */
     bool connected, shut, got_end, broken, done;
     bool no_input, no_room; /* told so by the last call: the stack's to say when that has changed */
     unsigned held_count;
@@ -131,9 +137,38 @@ static void close_end(struct end *e)
     e->done = true;
 }
 
+static void tell_connections(void)
+{
+    for (int i = 0; i < 2; i++) {
+#define X(name, meaning)                                                                           \
+    if (nets[i]->stats.name)                                                                       \
+        fprintf(stderr, " " #name " %" PRIu64, nets[i]->stats.name);
+        fprintf(stderr, "net %d:", i);
+        ZH_NET_COUNTERS(X)
+#undef X
+        fprintf(stderr, "\n");
+    }
+    for (int i = 0; i < 2; i++)
+        for (unsigned c = 0; c < connections; c++) {
+            const struct zh_net_socket *s = ends[i][c].socket;
+            if (s)
+                fprintf(
+                    stderr,
+                    "net %d, connection %u: state %u, flags %x, una %u, nxt %u, window %u, queued "
+                    "%" PRIu64 ", cwnd %" PRIu64 ", mss %u, retries %u, backoff %u; rcv_nxt %u, "
+                    "window %u, queued %u, memory %u, reordered %u (%u), ratio %u\n",
+                    i, c, s->state, s->flags, s->snd_una - s->iss, s->snd_nxt - s->iss, s->snd_wnd,
+                    s->queue.end, s->cwnd, s->mss, s->retries, s->backoff, s->rcv_nxt - s->irs,
+                    s->rcv_advertised - s->rcv_nxt, s->rcv_queued, s->rcv_memory, s->reorder.count,
+                    s->reorder.memory, s->rcv_ratio);
+        }
+}
+
 /* The connection has failed: only where an end has closed early may it. */
 static void broken(struct end *e, int error)
 {
+    if (!aborting)
+        tell_connections();
     if (!aborting)
         FAIL("end %d of connection %d: error %d, sent %" PRIu64 " of %" PRIu64 ", got %" PRIu64
              " of %" PRIu64,
@@ -326,7 +361,8 @@ static void wake(int i)
         }
 }
 
-/* --- a run -------------------------------------------------------------------------------------------- */
+/* --- a run
+ * -------------------------------------------------------------------------------------------- */
 
 static double probability(double most)
 {
@@ -385,12 +421,12 @@ static void make_nets(uint16_t mtu)
         if (zh_net_create(&net, zh_wire_end(wire, i), &nets[i], error) != 0)
             FAIL("%s", error);
         if (verbose)
-            printf("  net %d: %s, delayed ACK %.3f ms, budget %zu, limit %zu; loss %.3f, "
+            printf("  net %d: MTU %u, %s, delayed ACK %.3f ms, budget %zu, limit %zu; loss %.3f, "
                    "duplicate %.3f, corrupt %.3f, reorder %.3f by %.3f ms, delay %.3f + %.3f ms, "
                    "rate %" PRIu64 ", queue %u\n",
-                   i, net.congestion_control, (double)net.delayed_ack / 1e6, net.receive_budget,
-                   net.send_limit, config.fault[i].loss, config.fault[i].duplicate,
-                   config.fault[i].corrupt, config.fault[i].reorder,
+                   i, mtu, net.congestion_control, (double)net.delayed_ack / 1e6,
+                   net.receive_budget, net.send_limit, config.fault[i].loss,
+                   config.fault[i].duplicate, config.fault[i].corrupt, config.fault[i].reorder,
                    (double)config.fault[i].reorder_delay / 1e6, (double)config.fault[i].delay / 1e6,
                    (double)config.fault[i].jitter / 1e6, config.fault[i].rate,
                    config.fault[i].queue);
@@ -406,7 +442,9 @@ static void make_ends(void)
     MUST(zh_net_listen(listener, 16) == 0);
     inet_pton(AF_INET, "10.0.0.2", &address.sin_addr);
     for (unsigned c = 0; c < connections; c++) {
-        uint64_t sizes[2] = {size_up_to(STREAM_MAX), size_up_to(STREAM_MAX)};
+        uint64_t sizes[2];
+        for (int i = 0; i < 2; i++) /* every fourth a long one */
+            sizes[i] = chance(25) ? below(STREAM_MAX) : size_up_to(STREAM_MAX);
         const uint8_t *streams[2] = {pattern + below(PATTERN - STREAM_MAX),
                                      pattern + below(PATTERN - STREAM_MAX)};
         for (int i = 0; i < 2; i++) {
@@ -495,8 +533,7 @@ static void receive(int i)
 
 static bool idle(const struct zh_net *net)
 {
-    return !net->tcp->sockets && !net->tcp->requests && !net->tcp->time_waits &&
-           !net->timers.count;
+    return !net->tcp->sockets && !net->tcp->requests && !net->tcp->time_waits && !net->timers.count;
 }
 
 /* Runs until everything has ended, or the time is over. */
@@ -533,9 +570,10 @@ static void play(void)
         if (listener && then == NET_NEVER) /* only for clients that ended early */
             then = now + NET_SECOND;
         if (then == NET_NEVER)
-            FAIL("something is left, and nothing is waited for: %u and %u sockets, %u and %u timers",
-                 nets[0]->tcp->sockets, nets[1]->tcp->sockets, nets[0]->timers.count,
-                 nets[1]->timers.count);
+            FAIL(
+                "something is left, and nothing is waited for: %u and %u sockets, %u and %u timers",
+                nets[0]->tcp->sockets, nets[1]->tcp->sockets, nets[0]->timers.count,
+                nets[1]->timers.count);
         now = RTE_MAX(now, then);
         if (now - began > TIME_MAX)
             FAIL("no end: %u and %u sockets", nets[0]->tcp->sockets, nets[1]->tcp->sockets);
@@ -594,6 +632,19 @@ const char *__asan_default_options(void)
     return "detect_leaks=0";
 }
 
+/* Whatever ends the test says which run it was; a run that does not end is stopped. */
+static void tell_seed(int number)
+{
+    fprintf(stderr, "seed %" PRIu64 ": signal %d\n", seed, number);
+    _exit(1);
+}
+
+void __asan_on_error(void);
+void __asan_on_error(void)
+{
+    fprintf(stderr, "seed %" PRIu64 "\n", seed);
+}
+
 int main(int argc, char **argv)
 {
     char error[ZH_PORT_ERROR_SIZE];
@@ -607,7 +658,14 @@ int main(int argc, char **argv)
     random_state = 1;
     for (size_t i = 0; i < PATTERN; i++)
         pattern[i] = (uint8_t)draw();
-    for (seed = first; seed < first + count; seed++)
+    signal(SIGALRM, tell_seed);
+    signal(SIGABRT, tell_seed);
+#ifndef __SANITIZE_ADDRESS__
+    signal(SIGSEGV, tell_seed);
+#endif
+    for (seed = first; seed < first + count; seed++) {
+        alarm(RUN_SECONDS);
         run();
+    }
     return 0;
 }

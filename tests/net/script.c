@@ -702,6 +702,20 @@ static void input_bytes(const uint8_t *ip, size_t size, uint8_t *head)
     zh_net_input(script_net, frame, script_now);
 }
 
+void script_input(const uint8_t *ip, size_t size)
+{
+    uint8_t head[ETHER];
+    input_bytes(ip, size, head);
+}
+
+unsigned script_discard(void)
+{
+    unsigned count = 0;
+    for (poll_now(); is_sent(); count++)
+        drop_sent();
+    return count;
+}
+
 static void put_ip(uint8_t *ip, size_t size, uint8_t protocol, bool inward, uint8_t ecn)
 {
     struct in_addr ours, peers;

@@ -87,6 +87,11 @@ void script_forget(void);
 /* The stack's first sequence number of the flow. */
 uint32_t script_iss(void);
 
+/* An IP packet of the peer's, as it is: for what lines cannot say. */
+void script_input(const uint8_t *ip, size_t size);
+/* Poll, and throw away what the stack has sent: how many packets. */
+unsigned script_discard(void);
+
 /* Listen on SCRIPT_PORT. */
 struct zh_net_socket *script_listen(int backlog);
 /* The next connection of the listener. */

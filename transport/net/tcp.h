@@ -47,6 +47,9 @@ struct tcp_header {
 
 enum {
     TCP_HEADER_MAX = 60,
+    TCP_ECN_MASK = 3, /* of the traffic class; RFC 3168 section 5 */
+    TCP_ECT0 = 2,
+    TCP_CE = 3,
     TCP_MSS_DEFAULT_V4 = 536,  /* RFC 9293 section 3.7.1 */
     TCP_MSS_DEFAULT_V6 = 1220, /* the same */
     TCP_MSS_MIN = 88, /* of a peer's option; less is taken for this (as Linux's min_snd_mss) */
@@ -210,7 +213,7 @@ struct tcp_ack {
     uint32_t in_flight;      /* before this ACK */
     uint64_t rtt;            /* ns; 0: no sample */
     bool original_delivered; /* sent once, and before the last timeout */
-    bool ce;                 /* ECN echo */
+    bool ce;                 /* ECN echo: RFC 3168's ECE */
     bool in_recovery;
     bool app_limited; /* the window was not the limit (RFC 7661) */
 };
@@ -274,6 +277,7 @@ enum { /* zh_net_socket.flags */
        TCP_ACK_NOW = 1 << 11,
        TCP_IN_RECOVERY = 1 << 12,  /* loss recovery: until snd_una reaches recover */
        TCP_AFTER_RTO = 1 << 13,    /* as above, after a timeout */
+       TCP_HAS_ECN = 1 << 14,      /* asked for, then agreed */
        TCP_LINGER_RESET = 1 << 15, /* SO_LINGER with 0: close resets */
        TCP_BOUND = 1 << 16,
        TCP_QUEUED_OUT = 1 << 17,
@@ -286,12 +290,17 @@ enum { /* zh_net_socket.flags */
        TCP_MORE = 1 << 26,         /* MSG_MORE: as TCP_CORKED, until the next send without */
        TCP_STARVED = 1 << 25,      /* TCP_NO_WINDOW, and in the list of those */
        TCP_SEND_BLOCKED = 1 << 23, /* a send found the queue full: tell when it is not */
+       TCP_ECN_ECHO = 1 << 27,     /* a mark was received: ECE until CWR comes */
+       TCP_ECN_CWR = 1 << 28,      /* due on the next new data */
+       TCP_ECN_REDUCED = 1 << 29,  /* ecn_recover means something */
+       TCP_ECN_SEEN = 1 << 30,     /* an ECN-capable segment was received */
 };
 
 struct tcp_listener {
     TAILQ_HEAD(, zh_net_socket) accepted; /* established, to be given to accept */
     TAILQ_HEAD(, tcp_request) requests;   /* in SYN-RECEIVED, oldest first */
     uint32_t backlog, accepted_count, request_count;
+    uint64_t cookie_sent_at; /* the last one; 0: none */
 };
 
 /* A socket: fresh, listening, or a connection from SYN-SENT or ESTABLISHED on. */
@@ -318,6 +327,7 @@ struct zh_net_socket {
     uint32_t iss, snd_una, snd_nxt, snd_wnd, snd_wl1, snd_wl2;
     uint32_t snd_wnd_max; /* the largest ever offered (RFC 9293 section 3.8.6.2.1) */
     uint32_t recover;     /* RFC 6582: snd_nxt when recovery began */
+    uint32_t ecn_recover; /* snd_nxt when the window was last reduced (RFC 3168 section 6.1.2) */
     uint64_t una_offset;  /* stream offset of snd_una */
     uint64_t nxt_offset;  /* stream offset of snd_nxt */
     uint64_t bytes_queued_peak;
@@ -387,8 +397,8 @@ struct tcp_request {
     uint32_t iss, irs, ts_recent, ts_offset;
     uint32_t window; /* the SYN's, not scaled */
     uint16_t mss;
-    uint8_t window_shift, retries, traffic_class;
-    bool has_scale, has_sack, has_timestamps;
+    uint8_t window_shift, retries;
+    bool has_scale, has_sack, has_ecn, has_timestamps;
 };
 
 /* TIME-WAIT (tcp_time_wait.c). */
@@ -416,6 +426,7 @@ struct tcp {
     TAILQ_HEAD(, zh_net_socket) all; /* for zh_net_destroy and zh_net_connections */
     TAILQ_HEAD(, tcp_time_wait) time_wait;
     struct net_timer time_wait_timer;
+    struct net_limit cookie_resets;
     uint16_t port_table[64]; /* RFC 6056 section 3.3.4 */
 };
 

@@ -84,6 +84,8 @@ void tcp_path_changed(struct zh_net_socket *s, uint16_t mtu);
  */
 
 uint32_t tcp_isn(struct zh_net *net, const struct tcp_flow *flow);
+/* The part of it that does not grow: F of RFC 6528 section 3. */
+uint32_t tcp_isn_hash(struct zh_net *net, const struct tcp_flow *flow);
 uint32_t tcp_ts_offset(struct zh_net *net, const struct tcp_flow *flow);
 /* The timestamp clock: 1 ms ticks (RFC 7323 section 5.4) from the flow's offset. */
 static inline uint32_t tcp_ts_now(const struct zh_net *net, uint32_t offset)
@@ -94,9 +96,10 @@ static inline uint32_t tcp_ts_now(const struct zh_net *net, uint32_t offset)
 /* --- tcp_listen.c: passive open
  * --------------------------------------------------------------------- */
 
-/* A SYN for a listener. */
-void tcp_listen_input(struct zh_net_socket *listener, struct tcp_segment *segment,
-                      const struct tcp_flow *flow);
+/* A segment for a listener. The new connection, to which it is to be given, if it answers a cookie;
+ * else NULL. */
+struct zh_net_socket *tcp_listen_input(struct zh_net_socket *listener, struct tcp_segment *segment,
+                                       const struct tcp_flow *flow);
 /* A segment for a request. True: the connection is established, and the segment is to be given to
  * the new *socket. */
 bool tcp_request_input(struct zh_net *net, struct tcp_request *request, struct tcp_segment *segment,
@@ -107,6 +110,48 @@ void tcp_request_error(struct zh_net *net, struct tcp_request *request,
                        const struct net_error *error);
 /* Ends a listener's requests and what nobody has accepted. */
 void tcp_listener_close(struct zh_net_socket *listener);
+
+/* --- tcp_cookie.c (RFC 4987 section 3.6)
+ * ----------------------------------------------------------------------- */
+
+/* Answer a SYN by a SYN-ACK that keeps nothing here. */
+void tcp_cookie_send(struct zh_net_socket *listener, const struct tcp_segment *segment,
+                     const struct tcp_flow *flow);
+/* True: the segment acknowledges a cookie of this listener's, and `request` is filled in with what
+ * was in it. The request is in no list and no table, has no timer and no time of sending. */
+bool tcp_cookie_check(struct zh_net_socket *listener, const struct tcp_segment *segment,
+                      const struct tcp_flow *flow, struct tcp_request *request);
+/* The reset for one that does not (RFC 9293 section 3.10.7.2, second), limited in rate while there
+ * are cookies to be guessed. */
+void tcp_cookie_refuse(struct zh_net_socket *listener, const struct tcp_segment *segment,
+                       const struct tcp_flow *flow);
+
+/* --- tcp_ecn.c (RFC 3168) -----------------------------------------------------------------------
+ */
+
+/* Is the segment an ECN-setup SYN? One that came ECN-capable itself is not believed: the path has
+ * overwritten the field. */
+static inline bool tcp_ecn_asked(const struct tcp_segment *segment)
+{
+    return (segment->flags & (TCP_SYN | TCP_ECE | TCP_CWR)) == (TCP_SYN | TCP_ECE | TCP_CWR) &&
+           !(segment->flags & TCP_ACK) && !(segment->info->traffic_class & TCP_ECN_MASK);
+}
+/* Has the peer agreed, by the SYN or SYN-ACK that answers ours? */
+bool tcp_ecn_agreed(const struct tcp_segment *segment);
+/* Flags of our SYN, or SYN-ACK. */
+uint8_t tcp_ecn_syn_flags(const struct zh_net_socket *s);
+/* Our SYN goes again. */
+void tcp_ecn_syn_lost(struct zh_net_socket *s);
+/* A segment of `size` bytes at `seq` is sent: adds to its flags; returns its traffic class. */
+uint8_t tcp_ecn_output(struct zh_net_socket *s, uint32_t seq, uint32_t size, uint8_t *flags);
+/* An acceptable segment has come, whose payload is not yet taken in. */
+void tcp_ecn_receive(struct zh_net_socket *s, const struct tcp_segment *segment);
+/* The window was reduced, for whatever reason. */
+void tcp_ecn_reduced(struct zh_net_socket *s);
+/* It was for what is under way, and is not to be once more. */
+bool tcp_ecn_in_reduction(const struct zh_net_socket *s);
+/* An ACK, taken in already, echoes a mark. */
+void tcp_ecn_echoed(struct zh_net_socket *s);
 
 /* --- tcp_time_wait.c
  * ---------------------------------------------------------------------------------- */

@@ -269,7 +269,9 @@ static void input_unknown(struct zh_net *net, struct tcp_segment *segment,
 {
     struct zh_net_socket *listener = tcp_table_listener(net, &flow->local, flow->local_port);
     if (listener) {
-        tcp_listen_input(listener, segment, flow);
+        struct zh_net_socket *s = tcp_listen_input(listener, segment, flow);
+        if (s)
+            input_socket(s, segment);
         return;
     }
     net->stats.tcp_in_no_socket++;

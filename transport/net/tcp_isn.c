@@ -1,16 +1,24 @@
 /* Initial sequence numbers (RFC 6528) and timestamp offsets (RFC 7323 section 5.4). */
 #include "tcp_conn.h"
 
-/* ISN = M + F(flow, key): M ticks every 4 us, F is a keyed hash. */
-uint32_t tcp_isn(struct zh_net *net, const struct tcp_flow *flow)
+uint32_t tcp_isn_hash(struct zh_net *net, const struct tcp_flow *flow)
 {
     struct {
         struct net_addr local, remote;
         uint16_t local_port, remote_port;
-    } __attribute__((packed)) hashed = {flow->local, flow->remote, flow->local_port,
-                                        flow->remote_port}; /* a flow has padding, of any value */
-    return (uint32_t)(net->now / (4 * NET_US)) +
-           (uint32_t)net_siphash(net->key, &hashed, sizeof hashed);
+    } __attribute__((packed)) seen = {
+        flow->local,
+        flow->remote,
+        flow->local_port,
+        flow->remote_port,
+    };
+    return (uint32_t)net_siphash(net->key, &seen, sizeof seen);
+}
+
+/* ISN = M + F(flow, key): M ticks every 4 us, F is a keyed hash. */
+uint32_t tcp_isn(struct zh_net *net, const struct tcp_flow *flow)
+{
+    return (uint32_t)(net->now / (4 * NET_US)) + tcp_isn_hash(net, flow);
 }
 
 /* The same for all connections of two hosts, so that a later connection of the same ports goes on

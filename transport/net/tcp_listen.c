@@ -25,7 +25,8 @@ static bool send_syn_ack(struct zh_net *net, struct tcp_request *request)
     };
     request->sent_at = net->now;
     return tcp_send_bare(net, &request->entry.flow, request->iss, request->irs + 1,
-                         TCP_SYN | TCP_ACK, syn_window(listener), &options);
+                         TCP_SYN | TCP_ACK | (request->has_ecn ? TCP_ECE : 0), syn_window(listener),
+                         &options);
 }
 
 static void request_expire(struct zh_net *net, struct net_timer *timer)
@@ -43,23 +44,18 @@ static void request_expire(struct zh_net *net, struct net_timer *timer)
     net_timer_set(&net->timers, &request->timer, net->now + (TCP_RTO_INITIAL << request->retries));
 }
 
-void tcp_listen_input(struct zh_net_socket *listener, struct tcp_segment *segment,
-                      const struct tcp_flow *flow)
+static void receive_syn(struct zh_net_socket *listener, const struct tcp_segment *segment,
+                        const struct tcp_flow *flow)
 {
     struct zh_net *net = listener->net;
     struct tcp_listener *l = listener->listener;
-    if (segment->flags & TCP_RST)
-        return;
-    if (segment->flags & TCP_ACK) {
-        tcp_send_refusal(net, flow, segment);
+    if (l->accepted_count >= l->backlog || net->tcp->sockets >= net->config.max_connections) {
+        net->stats.tcp_listen_overflow++;
         return;
     }
-    if (!(segment->flags & TCP_SYN) || segment->info->broadcast)
-        return;
-    if (l->accepted_count + l->request_count >= l->backlog ||
-        net->tcp->requests >= net->config.max_half_open ||
-        net->tcp->sockets >= net->config.max_connections) {
-        net->stats.tcp_listen_overflow++;
+    if (net->config.always_cookies || l->accepted_count + l->request_count >= l->backlog ||
+        net->tcp->requests >= net->config.max_half_open) {
+        tcp_cookie_send(listener, segment, flow);
         return;
     }
     struct tcp_request *request = NULL;
@@ -81,9 +77,9 @@ void tcp_listen_input(struct zh_net_socket *listener, struct tcp_segment *segmen
         .window = segment->window,
         .mss = options->mss,
         .window_shift = options->window_shift,
-        .traffic_class = segment->info->traffic_class,
         .has_scale = options->has_window_shift,
         .has_sack = options->sack_permitted,
+        .has_ecn = tcp_ecn_asked(segment),
         .has_timestamps = options->has_timestamps,
     };
     tcp_table_add(net, &request->entry);
@@ -105,9 +101,10 @@ void tcp_request_free(struct zh_net *net, struct tcp_request *request)
     free(request);
 }
 
-/* The request's ACK has come: the connection in its full form. NULL: out of memory. */
+/* The request's ACK has come: the connection in its full form. `rtt`: 0, if not known. `queued`:
+ * the request is in the table; it is freed. NULL: out of memory. */
 static struct zh_net_socket *promote(struct zh_net *net, struct tcp_request *request,
-                                     const struct tcp_segment *segment)
+                                     const struct tcp_segment *segment, uint64_t rtt, bool queued)
 {
     struct zh_net_socket *listener = request->listener;
     struct zh_net_socket *s = tcp_socket_new(net, listener->family);
@@ -144,8 +141,10 @@ static struct zh_net_socket *promote(struct zh_net *net, struct tcp_request *req
     s->snd_wnd_max = s->snd_wnd;
     s->snd_wl1 = segment->seq;
     s->snd_wl2 = segment->ack;
-    uint64_t rtt = request->retries ? 0 : net->now - request->sent_at;
-    tcp_request_free(net, request);
+    if (request->has_ecn)
+        s->flags |= TCP_HAS_ECN;
+    if (queued)
+        tcp_request_free(net, request);
     tcp_table_add(net, &s->entry);
     if (tcp_socket_route(s) < 0) { /* the address was taken away meanwhile */
         tcp_socket_free(s);
@@ -161,6 +160,32 @@ static struct zh_net_socket *promote(struct zh_net *net, struct tcp_request *req
     tcp_establish(s);
     tcp_notify(listener);
     return s;
+}
+
+/* RFC 9293 section 3.10.7.2. */
+struct zh_net_socket *tcp_listen_input(struct zh_net_socket *listener, struct tcp_segment *segment,
+                                       const struct tcp_flow *flow)
+{
+    struct zh_net *net = listener->net;
+    struct tcp_listener *l = listener->listener;
+    struct tcp_request cookie;
+    if (segment->flags & TCP_RST || segment->info->broadcast)
+        return NULL;
+    if (segment->flags & TCP_ACK) {
+        if (segment->flags & TCP_SYN || !tcp_cookie_check(listener, segment, flow, &cookie)) {
+            tcp_cookie_refuse(listener, segment, flow);
+            return NULL;
+        }
+        if (l->accepted_count >= l->backlog || net->tcp->sockets >= net->config.max_connections) {
+            net->stats.tcp_listen_overflow++; /* what the peer sends next is as good */
+            return NULL;
+        }
+        net->stats.cookies_accepted++;
+        return promote(net, &cookie, segment, 0, false);
+    }
+    if (segment->flags & TCP_SYN)
+        receive_syn(listener, segment, flow);
+    return NULL;
 }
 
 bool tcp_request_input(struct zh_net *net, struct tcp_request *request, struct tcp_segment *segment,
@@ -195,10 +220,19 @@ bool tcp_request_input(struct zh_net *net, struct tcp_request *request, struct t
     if (!(segment->flags & TCP_ACK))
         return false;
     if (segment->ack != request->iss + 1) {
-        tcp_send_refusal(net, &request->entry.flow, segment);
+        struct tcp_request cookie; /* its SYN came twice, and was answered by a cookie first */
+        struct tcp_flow flow = request->entry.flow;
+        if (tcp_cookie_check(request->listener, segment, &flow, &cookie)) {
+            tcp_request_free(net, request);
+            net->stats.cookies_accepted++;
+            *socket = promote(net, &cookie, segment, 0, false);
+            return *socket != NULL;
+        }
+        tcp_send_refusal(net, &flow, segment);
         return false;
     }
-    *socket = promote(net, request, segment);
+    *socket =
+        promote(net, request, segment, request->retries ? 0 : net->now - request->sent_at, true);
     return *socket != NULL;
 }
 

@@ -74,7 +74,9 @@ struct zh_net_config {
     uint32_t send_packets;          /* in the pool of headers and copied payload; 16,384 */
     size_t receive_budget;          /* bytes of packet memory a connection may hold; 4 MiB */
     size_t send_limit;              /* bytes queued to be sent, beyond which sends wait; 4 MiB */
-    uint64_t seed; /* of ISNs, ports and hashes; 0: from getrandom(2). Tests set it. */
+    bool ecn;            /* connect asks for ECN (RFC 3168); a peer that asks always gets it */
+    bool always_cookies; /* answer every SYN by a cookie, not only when there is no room */
+    uint64_t seed;       /* of ISNs, ports and hashes; 0: from getrandom(2). Tests set it. */
 };
 
 struct zh_net;
@@ -209,6 +211,11 @@ ZH_API struct zh_stream *zh_net_stream(struct zh_net_socket *socket);
     X(tcp_reset, "connections reset by the peer")                                                  \
     X(tcp_timed_out, "connections given up for want of an answer")                                 \
     X(tcp_listen_overflow, "SYNs dropped for a full backlog")                                      \
+    X(cookies_sent, "SYNs answered by a cookie, for want of room")                                 \
+    X(cookies_accepted, "connections established by a cookie's ACK")                               \
+    X(cookies_bad, "ACKs to listeners that are of no cookie, while cookies were good")             \
+    X(tcp_ecn_marked, "segments received that a router has marked (ECN)")                          \
+    X(tcp_ecn_reduced, "congestion window reductions that ECN asked for")                          \
     X(tcp_challenge_ack, "challenge ACKs sent")                                                    \
     X(bytes_copied, "payload bytes copied by the stack, both directions")
 

@@ -172,6 +172,8 @@ int zh_net_connect(struct zh_net_socket *s, const struct sockaddr *address, sock
     s->snd_una = s->snd_nxt = s->iss;
     s->rcv_shift = tcp_window_shift(s->rcv_budget);
     s->flags |= TCP_HAS_TIMESTAMPS | TCP_HAS_SACK | TCP_HAS_SCALE;
+    if (net->config.ecn)
+        s->flags |= TCP_HAS_ECN;
     tcp_socket_route(s);
     tcp_update_mss(s);
     error = tcp_sent_reserve(&s->sent, 1);

@@ -153,7 +153,9 @@ static int give_info(const struct zh_net_socket *s, void *value, socklen_t *size
         .tcpi_retransmits = s->retries,
         .tcpi_options = (uint8_t)((s->flags & TCP_HAS_TIMESTAMPS ? TCPI_OPT_TIMESTAMPS : 0) |
                                   (s->flags & TCP_HAS_SACK ? TCPI_OPT_SACK : 0) |
-                                  (s->flags & TCP_HAS_SCALE ? TCPI_OPT_WSCALE : 0)),
+                                  (s->flags & TCP_HAS_SCALE ? TCPI_OPT_WSCALE : 0) |
+                                  (s->flags & TCP_HAS_ECN ? TCPI_OPT_ECN : 0) |
+                                  (s->flags & TCP_ECN_SEEN ? TCPI_OPT_ECN_SEEN : 0)),
         .tcpi_snd_wscale = s->snd_shift & 15,
         .tcpi_rcv_wscale = s->rcv_shift & 15,
         .tcpi_rto = (uint32_t)(tcp_rto_now(s) / NET_US),

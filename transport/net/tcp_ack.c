@@ -54,7 +54,10 @@ bool tcp_ack_input(struct zh_net_socket *s, const struct tcp_segment *segment)
         tcp_challenge(s);
         return false;
     }
-    struct tcp_ack result = {.in_flight = tcp_in_flight(s)};
+    struct tcp_ack result = {
+        .in_flight = tcp_in_flight(s),
+        .ce = s->flags & TCP_HAS_ECN && segment->flags & TCP_ECE,
+    };
     const struct tcp_options *options = &segment->options;
     struct tcp_delivered delivered = {0};
     struct delivery delivery = {

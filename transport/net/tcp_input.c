@@ -81,7 +81,8 @@ static void input_syn_sent(struct zh_net_socket *s, struct tcp_segment *segment)
         s->rcv_shift = 0;
     s->flags &= ~((options->has_window_shift ? 0 : TCP_HAS_SCALE) |
                   (options->sack_permitted ? 0 : TCP_HAS_SACK) |
-                  (options->has_timestamps ? 0 : TCP_HAS_TIMESTAMPS));
+                  (options->has_timestamps ? 0 : TCP_HAS_TIMESTAMPS) |
+                  (tcp_ecn_agreed(segment) ? 0 : TCP_HAS_ECN));
     s->ts_recent = options->tsval;
     s->ts_recent_at = net->now;
     s->snd_wnd = s->snd_wnd_max = segment->window;
@@ -249,6 +250,7 @@ ack:
             return;
         }
         bool had_fin = s->flags & TCP_FIN_RECEIVED;
+        tcp_ecn_receive(s, segment);
         tcp_receive(s, segment);
         if (!had_fin && s->flags & TCP_FIN_RECEIVED)
             fin_received(s);

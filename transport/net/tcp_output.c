@@ -12,8 +12,8 @@ enum {
 
 /* Fill in a header before the packet's data and send it. Takes the packet. */
 static void transmit(struct zh_net *net, const struct tcp_flow *flow, struct rte_mbuf *packet,
-                     uint32_t seq, uint32_t ack, uint8_t flags, uint16_t window,
-                     const uint8_t *options, size_t options_size)
+                     uint32_t seq, uint32_t ack, uint8_t flags, uint8_t traffic_class,
+                     uint16_t window, const uint8_t *options, size_t options_size)
 {
     uint16_t header_size = (uint16_t)(sizeof(struct tcp_header) + options_size);
     struct tcp_header *header = (void *)rte_pktmbuf_prepend(packet, header_size);
@@ -39,7 +39,7 @@ static void transmit(struct zh_net *net, const struct tcp_flow *flow, struct rte
         header->checksum = (uint16_t)~net_sum_fold(pseudo + net_sum_packet(packet, 0, size));
     }
     net->stats.tcp_out++;
-    ip_output(net, packet, &flow->local, &flow->remote, IPPROTO_TCP, 0);
+    ip_output(net, packet, &flow->local, &flow->remote, IPPROTO_TCP, traffic_class);
 }
 
 bool tcp_send_bare(struct zh_net *net, const struct tcp_flow *flow, uint32_t seq, uint32_t ack,
@@ -54,7 +54,7 @@ bool tcp_send_bare(struct zh_net *net, const struct tcp_flow *flow, uint32_t seq
     }
     if (flags & TCP_RST)
         net->stats.tcp_out_reset++;
-    transmit(net, flow, packet, seq, ack, flags, window, buffer, size);
+    transmit(net, flow, packet, seq, ack, flags, 0, window, buffer, size);
     return true;
 }
 
@@ -103,8 +103,9 @@ static void send_segment(struct zh_net_socket *s, struct rte_mbuf *packet, uint3
                          uint8_t flags, const uint8_t *options, size_t options_size)
 {
     uint32_t window = tcp_receive_window(s) >> s->rcv_shift;
+    uint8_t traffic_class = tcp_ecn_output(s, seq, rte_pktmbuf_pkt_len(packet), &flags);
     acknowledged(s);
-    transmit(s->net, &s->entry.flow, packet, seq, s->rcv_nxt, flags | TCP_ACK,
+    transmit(s->net, &s->entry.flow, packet, seq, s->rcv_nxt, flags | TCP_ACK, traffic_class,
              (uint16_t)(window < UINT16_MAX ? window : UINT16_MAX), options, options_size);
 }
 
@@ -164,8 +165,8 @@ bool tcp_send_syn(struct zh_net_socket *s)
         .tsecr = passive ? s->ts_recent : 0,
     };
     return tcp_send_bare(s->net, &s->entry.flow, s->iss, passive ? s->rcv_nxt : 0,
-                         passive ? TCP_SYN | TCP_ACK : TCP_SYN, (uint16_t)tcp_syn_window(s),
-                         &options);
+                         (passive ? TCP_SYN | TCP_ACK : TCP_SYN) | tcp_ecn_syn_flags(s),
+                         (uint16_t)tcp_syn_window(s), &options);
 }
 
 /* The segment [offset, offset + size) of the stream, at `seq`. */
@@ -208,6 +209,7 @@ bool tcp_retransmit(struct zh_net_socket *s, struct tcp_sent *sent)
     uint64_t now = s->net->now;
     uint8_t options[TCP_HEADER_MAX];
     if (sent->flags & TCP_SENT_SYN) {
+        tcp_ecn_syn_lost(s);
         if (!tcp_send_syn(s))
             return false;
     } else {

@@ -9,7 +9,9 @@ enum { PEER_ACK_DELAY_MS = 40 }; /* Linux's least; its most is 200 ms, the RTO's
 static void reduce(struct zh_net_socket *s)
 {
     tcp_undo_remember(s);
-    s->congestion->on_loss(s);
+    if (!tcp_ecn_in_reduction(s)) /* RFC 3168 section 6.1.2: once for each window of data */
+        s->congestion->on_loss(s);
+    tcp_ecn_reduced(s);
 }
 
 static void enter(struct zh_net_socket *s)
@@ -106,13 +108,17 @@ void tcp_recovery_ack(struct zh_net_socket *s, const struct tcp_segment *segment
     }
     if (ack->lost && !(s->flags & TCP_IN_RECOVERY))
         enter(s);
+    else if (ack->ce)
+        tcp_ecn_echoed(s);
     ack->in_recovery = s->flags & TCP_IN_RECOVERY;
     if (ack->in_recovery && !(s->flags & TCP_AFTER_RTO)) {
         uint32_t in_flight = tcp_in_flight(s);
         uint32_t more = tcp_prr_ack(&s->prr, delivered, in_flight, s->ssthresh, s->mss);
         s->cwnd = in_flight + (uint64_t)more;
-    } else if (ack->acked) {
-        /* RFC 7661's concern in its simplest form: no growth that was not used. */
+    } else if (ack->acked && (!ack->ce || ack->in_recovery)) {
+        /* RFC 3168 section 6.1.2: an ACK that echoes a mark lets nothing grow; but after a timeout
+         * the peer echoes old ones until new data tells it otherwise.
+         * RFC 7661's concern in its simplest form: no growth that was not used. */
         ack->app_limited = s->cwnd < s->ssthresh ? 2ull * ack->in_flight < s->cwnd
                                                  : ack->in_flight + (uint64_t)s->mss < s->cwnd;
         s->congestion->on_ack(s, ack);
@@ -185,6 +191,7 @@ void tcp_recovery_timeout(struct zh_net_socket *s)
         if (!(s->flags & TCP_IN_RECOVERY))
             tcp_undo_remember(s);
         s->congestion->on_timeout(s);
+        tcp_ecn_reduced(s);
     }
     s->rto_at = net->now;
     s->cwnd = s->mss; /* the loss window */

@@ -76,11 +76,10 @@ bool tcp_ecn_in_reduction(const struct zh_net_socket *s)
  * knew of the reduction, one beyond it answers our CWR. */
 void tcp_ecn_echoed(struct zh_net_socket *s)
 {
-    if (s->flags & TCP_IN_RECOVERY) { /* the losses may prove to be none, the mark does not */
-        s->undo.cwnd = s->undo.ssthresh = s->ssthresh;
-        return;
-    }
-    if (s->flags & TCP_ECN_REDUCED && seq_leq(s->snd_una, s->ecn_recover))
+    /* Losses may prove to have been none; the window that was reduced for them stays so. */
+    s->undo.cwnd = s->undo.ssthresh = s->ssthresh;
+    if (s->flags & TCP_IN_RECOVERY ||
+        (s->flags & TCP_ECN_REDUCED && seq_leq(s->snd_una, s->ecn_recover)))
         return;
     s->net->stats.tcp_ecn_reduced++;
     s->undo.possible = false;

@@ -86,6 +86,8 @@ void tcp_recovery_ack(struct zh_net_socket *s, const struct tcp_segment *segment
     bool sack = s->flags & TCP_HAS_SACK;
     const struct tcp_sack_block *dsack =
         sack ? tcp_find_dsack(&segment->options, segment->ack) : NULL;
+    if (ack->ce)
+        tcp_ecn_echoed(s);
     if (tcp_undo_ack(s, segment, ack, dsack)) {
         tcp_recovery_probe(s);
         return;
@@ -106,14 +108,15 @@ void tcp_recovery_ack(struct zh_net_socket *s, const struct tcp_segment *segment
     } else {
         ack->lost = newreno(s, ack, duplicate, &delivered);
     }
-    if (ack->lost && !(s->flags & TCP_IN_RECOVERY))
+    bool entered = ack->lost && !(s->flags & TCP_IN_RECOVERY);
+    if (entered)
         enter(s);
-    else if (ack->ce)
-        tcp_ecn_echoed(s);
     ack->in_recovery = s->flags & TCP_IN_RECOVERY;
     if (ack->in_recovery && !(s->flags & TCP_AFTER_RTO)) {
         uint32_t in_flight = tcp_in_flight(s);
         uint32_t more = tcp_prr_ack(&s->prr, delivered, in_flight, s->ssthresh, s->mss);
+        if (entered && more < s->mss) /* RFC 5681 section 3.2 step 3: the first one goes at once */
+            more = s->mss;
         s->cwnd = in_flight + (uint64_t)more;
     } else if (ack->acked && (!ack->ce || ack->in_recovery)) {
         /* RFC 3168 section 6.1.2: an ACK that echoes a mark lets nothing grow; but after a timeout

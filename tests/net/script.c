@@ -15,9 +15,12 @@ enum {
     BLOCKS_MAX = 4,
     ETHER = 14,
     IPV4 = 20,
+    IPV6 = 40,
     TCP = 20,
     TYPE_IPV4 = 0x0800,
     TYPE_ARP = 0x0806,
+    TYPE_IPV6 = 0x86dd,
+    SOLICITATION = 78, /* with the option of a link-layer address: 40 + 24 + 8, and Ethernet's 14 */
     POLLS_MAX = 10000, /* without time going by */
     TRACE_LINES = 400,
     LINE = 320,
@@ -26,6 +29,7 @@ enum {
 
 static const uint8_t our_mac[6] = {2, 0, 0, 0, 0, 1}, peer_mac[6] = {2, 0, 0, 0, 0, 2};
 static const char our_address[] = "10.0.0.1", peer_address[] = "10.0.0.2";
+static const uint8_t our_address_v6[16] = {0xfd, [15] = 1}, peer_address_v6[16] = {0xfd, [15] = 2};
 
 /* Near the end, so that every test of more than a few hundred bytes wraps. */
 #define PEER_ISN UINT32_C(0xffffff00)
@@ -64,6 +68,7 @@ struct flow {
 
 struct zh_net *script_net;
 uint64_t script_now;
+bool script_ipv6;
 
 static struct rte_mempool *pool;
 static const char *test_name = "";
@@ -75,8 +80,8 @@ static struct {
     struct rte_mbuf *frame;
 } sent[PACKETS_MAX];
 static unsigned sent_first, sent_end;
-static bool arp_asked;
-static uint8_t arp_question[28];
+static bool arp_asked, nd_asked;
+static uint8_t arp_question[28], nd_question[16]; /* of ND: who asks */
 
 static char trace[TRACE_LINES][LINE];
 static unsigned traced;
@@ -148,11 +153,17 @@ static uint32_t sum16(uint32_t sum, const uint8_t *data, size_t size)
     return sum;
 }
 
-/* The pseudo-header of an IPv4 packet. */
-static uint32_t sum_pseudo(const uint8_t *ip, uint32_t size)
+static size_t ip_header(void)
 {
-    uint8_t rest[4] = {0, IPPROTO_TCP, (uint8_t)(size >> 8), (uint8_t)size};
-    return sum16(sum16(0, ip + 12, 8), rest, sizeof rest);
+    return script_ipv6 ? IPV6 : IPV4;
+}
+
+/* The pseudo-header of an IP packet. */
+static uint32_t sum_pseudo(const uint8_t *ip, uint8_t protocol, size_t size)
+{
+    uint8_t rest[4] = {0, protocol, (uint8_t)(size >> 8), (uint8_t)size};
+    uint32_t sum = script_ipv6 ? sum16(0, ip + 8, 32) : sum16(0, ip + 12, 8);
+    return sum16(sum, rest, sizeof rest);
 }
 
 /* The byte at a place of a flow's stream: what was sent is known wherever it comes. */
@@ -380,6 +391,7 @@ static void parse_icmp(struct packet *p)
         {"unreachable port_unreachable", 3, 3},
         {"unreachable frag_needed", 3, 4},
         {"unreachable admin_prohibited", 3, 13},
+        {"packet_too_big", 2, 0}, /* ICMPv6 */
         {"source_quench", 4, 0},
         {"time_exceeded", 11, 0},
         {"parameter_problem", 12, 0},
@@ -457,6 +469,39 @@ static void answer_arp(void)
     zh_net_input(script_net, frame, script_now);
 }
 
+/* A neighbour solicitation, to be answered: a packet of IPv6 that no line is about. */
+static bool read_solicitation(struct rte_mbuf *frame)
+{
+    uint8_t head[SOLICITATION];
+    const uint8_t *data = rte_pktmbuf_read(frame, 0, ETHER + IPV6 + 1, head);
+    if (!data || get16(data + 12) != TYPE_IPV6 || data[ETHER + 6] != IPPROTO_ICMPV6)
+        return false;
+    data = rte_pktmbuf_read(frame, 0, SOLICITATION, head);
+    CHECK(data != NULL);
+    if (data[ETHER + IPV6] == 135 &&
+        memcmp(data + ETHER + IPV6 + 8, peer_address_v6, sizeof peer_address_v6) == 0) {
+        nd_asked = true;
+        memcpy(nd_question, data + ETHER + 8, sizeof nd_question);
+    }
+    rte_pktmbuf_free(frame);
+    return true;
+}
+
+static void answer_nd(void)
+{
+    uint8_t ip[IPV6 + 32] = {0x60, [5] = 32, [6] = IPPROTO_ICMPV6, [7] = 255}, *icmp = ip + IPV6;
+    memcpy(ip + 8, peer_address_v6, 16);
+    memcpy(ip + 24, nd_question, 16);
+    icmp[0] = 136;
+    icmp[4] = 0x60; /* solicited, override */
+    memcpy(icmp + 8, peer_address_v6, 16);
+    icmp[24] = 2; /* its link-layer address */
+    icmp[25] = 1;
+    memcpy(icmp + 26, peer_mac, 6);
+    put16(icmp + 2, ~sum16(sum_pseudo(ip, IPPROTO_ICMPV6, 32), icmp, 32) & 0xffff);
+    script_input(ip, sizeof ip);
+}
+
 static uint16_t port_send(struct zh_port *port, struct rte_mbuf **packets, uint16_t count)
 {
     for (uint16_t i = 0; i < count; i++) {
@@ -481,6 +526,8 @@ static uint16_t port_send(struct zh_port *port, struct rte_mbuf **packets, uint1
             rte_pktmbuf_free(frame);
             continue;
         }
+        if (script_ipv6 && read_solicitation(frame))
+            continue;
         if (sent_end - sent_first == PACKETS_MAX)
             fail("the stack has sent %d packets that nobody expected", PACKETS_MAX);
         sent[sent_end % PACKETS_MAX].at = script_now;
@@ -559,6 +606,32 @@ static void read_options(struct packet *p, const uint8_t *options, size_t size)
     }
 }
 
+static void check_ipv4(const uint8_t *ip, uint32_t size)
+{
+    struct in_addr address;
+    if (ip[0] != 0x45 || get16(ip + 2) != size || sum16(0, ip, IPV4) != 0xffff)
+        fail("an IP header is wrong: its first byte %02x, its length %u of %u, its checksum", ip[0],
+             get16(ip + 2), size);
+    if (!(ip[6] & 0x40) || ip[8] < 64 || ip[9] != IPPROTO_TCP)
+        fail("an IP header has flags %02x, TTL %u, protocol %u", ip[6], ip[8], ip[9]);
+    inet_pton(AF_INET, our_address, &address);
+    if (memcmp(ip + 12, &address, 4) != 0)
+        fail("a packet has a wrong source address");
+    inet_pton(AF_INET, peer_address, &address);
+    if (memcmp(ip + 16, &address, 4) != 0)
+        fail("a packet has a wrong destination address");
+}
+
+static void check_ipv6(const uint8_t *ip, uint32_t payload)
+{
+    if (ip[0] >> 4 != 6 || get16(ip + 4) != payload || ip[6] != IPPROTO_TCP || ip[7] < 64)
+        fail("an IP header is wrong: its first byte %02x, its length %u of %u, protocol %u, hop "
+             "limit %u",
+             ip[0], get16(ip + 4), payload, ip[6], ip[7]);
+    if (memcmp(ip + 8, our_address_v6, 16) != 0 || memcmp(ip + 24, peer_address_v6, 16) != 0)
+        fail("a packet has a wrong address");
+}
+
 /* Parse and check the first packet that was sent; its numbers become relative. It stays there. */
 static void read_sent(struct packet *p)
 {
@@ -570,29 +643,23 @@ static void read_sent(struct packet *p)
     const uint8_t *data = rte_pktmbuf_read(frame, 0, size, copy);
     if (memcmp(data, peer_mac, 6) != 0 || memcmp(data + 6, our_mac, 6) != 0)
         fail("a frame has a wrong MAC address");
-    if (get16(data + 12) != TYPE_IPV4 || size < ETHER + IPV4 + TCP)
+    if (get16(data + 12) != (script_ipv6 ? TYPE_IPV6 : TYPE_IPV4) ||
+        size < ETHER + ip_header() + TCP)
         fail("a frame of type %04x with %u bytes was sent", get16(data + 12), size);
     const uint8_t *ip = data + ETHER;
-    if (ip[0] != 0x45 || get16(ip + 2) != size - ETHER || sum16(0, ip, IPV4) != 0xffff)
-        fail("an IP header is wrong: its first byte %02x, its length %u of %u, its checksum", ip[0],
-             get16(ip + 2), size - ETHER);
-    if (!(ip[6] & 0x40) || ip[8] < 64 || ip[9] != IPPROTO_TCP)
-        fail("an IP header has flags %02x, TTL %u, protocol %u", ip[6], ip[8], ip[9]);
-    struct in_addr address;
-    inet_pton(AF_INET, our_address, &address);
-    if (memcmp(ip + 12, &address, 4) != 0)
-        fail("a packet has a wrong source address");
-    inet_pton(AF_INET, peer_address, &address);
-    if (memcmp(ip + 16, &address, 4) != 0)
-        fail("a packet has a wrong destination address");
-    const uint8_t *tcp = ip + IPV4;
-    uint32_t tcp_size = size - ETHER - IPV4, header = (uint32_t)(tcp[12] >> 4) * 4;
-    if (sum16(sum_pseudo(ip, tcp_size), tcp, tcp_size) != 0xffff)
+    uint32_t tcp_size = size - ETHER - (uint32_t)ip_header();
+    if (script_ipv6)
+        check_ipv6(ip, tcp_size);
+    else
+        check_ipv4(ip, size - ETHER);
+    const uint8_t *tcp = ip + ip_header();
+    uint32_t header = (uint32_t)(tcp[12] >> 4) * 4;
+    if (sum16(sum_pseudo(ip, IPPROTO_TCP, tcp_size), tcp, tcp_size) != 0xffff)
         fail("a segment has a wrong checksum");
     if (header < TCP || header > tcp_size || tcp[12] & 0x0f || get16(tcp + 18))
         fail("a segment's header is wrong");
     p->has_ecn = p->has_window = true;
-    p->ecn = ip[1] & 3;
+    p->ecn = (script_ipv6 ? ip[1] >> 4 : ip[1]) & 3;
     p->local_port = get16(tcp);
     p->peer_port = get16(tcp + 2);
     p->flags = tcp[13];
@@ -650,6 +717,11 @@ static uint64_t poll_now(void)
             answer_arp();
             continue;
         }
+        if (nd_asked) {
+            nd_asked = false;
+            answer_nd();
+            continue;
+        }
         if (next > script_now)
             return next;
     }
@@ -694,7 +766,7 @@ static void input_bytes(const uint8_t *ip, size_t size, uint8_t *head)
     CHECK(frame != NULL);
     memcpy(head, our_mac, 6);
     memcpy(head + 6, peer_mac, 6);
-    put16(head + 12, TYPE_IPV4);
+    put16(head + 12, ip[0] >> 4 == 6 ? TYPE_IPV6 : TYPE_IPV4);
     memcpy(rte_pktmbuf_append(frame, ETHER), head, ETHER);
     uint8_t *data = (uint8_t *)rte_pktmbuf_append(frame, (uint16_t)size);
     CHECK(data != NULL);
@@ -719,6 +791,17 @@ unsigned script_discard(void)
 static void put_ip(uint8_t *ip, size_t size, uint8_t protocol, bool inward, uint8_t ecn)
 {
     struct in_addr ours, peers;
+    if (script_ipv6) {
+        memset(ip, 0, IPV6);
+        ip[0] = 0x60;
+        ip[1] = (uint8_t)(ecn << 4);
+        put16(ip + 4, (uint32_t)size - IPV6);
+        ip[6] = protocol;
+        ip[7] = 64;
+        memcpy(ip + 8, inward ? peer_address_v6 : our_address_v6, 16);
+        memcpy(ip + 24, inward ? our_address_v6 : peer_address_v6, 16);
+        return;
+    }
     inet_pton(AF_INET, our_address, &ours);
     inet_pton(AF_INET, peer_address, &peers);
     memset(ip, 0, IPV4);
@@ -735,23 +818,26 @@ static void put_ip(uint8_t *ip, size_t size, uint8_t protocol, bool inward, uint
 
 static void play_icmp(const struct packet *p)
 {
-    uint8_t head[ETHER], ip[IPV4 + 8 + IPV4 + 8] = {0}, *icmp = ip + IPV4, *quote = icmp + 8;
+    uint8_t head[ETHER], ip[IPV6 + 8 + IPV6 + 8] = {0};
+    size_t header = ip_header(), size = 8 + header + 8;
+    uint8_t *icmp = ip + header, *quote = icmp + 8;
     icmp[0] = p->type;
     icmp[1] = p->code;
     put16(icmp + 6, p->mtu);
-    put_ip(quote, IPV4 + TCP + p->size, IPPROTO_TCP, false, 0);
-    put16(quote + IPV4, flow->local_port);
-    put16(quote + IPV4 + 2, flow->peer_port);
-    put32(quote + IPV4 + 4, p->seq + flow->iss);
-    put16(icmp + 2, ~sum16(0, icmp, sizeof ip - IPV4) & 0xffff);
-    put_ip(ip, sizeof ip, IPPROTO_ICMP, true, 0);
-    input_bytes(ip, sizeof ip, head);
+    put_ip(quote, header + TCP + p->size, IPPROTO_TCP, false, 0);
+    put16(quote + header, flow->local_port);
+    put16(quote + header + 2, flow->peer_port);
+    put32(quote + header + 4, p->seq + flow->iss);
+    put_ip(ip, header + size, script_ipv6 ? IPPROTO_ICMPV6 : IPPROTO_ICMP, true, 0);
+    uint32_t pseudo = script_ipv6 ? sum_pseudo(ip, IPPROTO_ICMPV6, size) : 0;
+    put16(icmp + 2, ~sum16(pseudo, icmp, size) & 0xffff);
+    input_bytes(ip, header + size, head);
 }
 
 static void play_in(const struct packet *p)
 {
-    static uint8_t ip[IPV4 + 60 + 16384];
-    uint8_t head[ETHER], *tcp = ip + IPV4;
+    static uint8_t ip[IPV6 + 60 + 16384];
+    uint8_t head[ETHER], *tcp = ip + ip_header();
     if (is_sent())
         refuse_sent("nothing is expected here");
     note("%.9f < %s", (double)(script_now - START) / 1e9, describe(p));
@@ -761,7 +847,7 @@ static void play_in(const struct packet *p)
     }
     uint32_t options = (p->options_size + 3) & ~3u, header = TCP + options;
     uint32_t size = header + p->size;
-    CHECK(size <= sizeof ip - IPV4);
+    CHECK(size <= sizeof ip - IPV6);
     put16(tcp, flow->peer_port);
     put16(tcp + 2, flow->local_port);
     put32(tcp + 4, p->seq + PEER_ISN);
@@ -774,9 +860,9 @@ static void play_in(const struct packet *p)
     memcpy(tcp + TCP, p->options, p->options_size);
     for (uint32_t i = 0; i < p->size; i++)
         tcp[header + i] = stream_byte(true, (uint64_t)(p->seq + i) - 1);
-    put_ip(ip, IPV4 + size, IPPROTO_TCP, true, p->ecn);
-    put16(tcp + 16, ~sum16(sum_pseudo(ip, size), tcp, size) & 0xffff);
-    input_bytes(ip, IPV4 + size, head);
+    put_ip(ip, ip_header() + size, IPPROTO_TCP, true, p->ecn);
+    put16(tcp + 16, ~sum16(sum_pseudo(ip, IPPROTO_TCP, size), tcp, size) & 0xffff);
+    input_bytes(ip, ip_header() + size, head);
 }
 
 static bool same_options(const struct packet *want, const struct packet *got)
@@ -902,7 +988,7 @@ void script_start(void)
 
 void script_begin(const char *name, const struct zh_net_config *given)
 {
-    static struct zh_net_prefix address;
+    static struct zh_net_prefix addresses[2];
     struct zh_net_config config = given ? *given : (struct zh_net_config){0};
     char error[ZH_PORT_ERROR_SIZE];
     test_name = name;
@@ -912,9 +998,10 @@ void script_begin(const char *name, const struct zh_net_config *given)
         flows[i] =
             (struct flow){.local_port = SCRIPT_PORT, .peer_port = (uint16_t)(SCRIPT_CLIENT + i)};
     flow = flows;
-    CHECK(zh_net_prefix_parse("10.0.0.1/24", &address) == 0);
-    config.addresses = &address;
-    config.address_count = 1;
+    CHECK(zh_net_prefix_parse("10.0.0.1/24", &addresses[0]) == 0);
+    CHECK(zh_net_prefix_parse("fd00::1/64", &addresses[1]) == 0);
+    config.addresses = addresses;
+    config.address_count = script_ipv6 ? 2 : 1;
     if (!config.congestion_control)
         config.congestion_control = "newreno";
     if (!config.max_connections)
@@ -978,15 +1065,19 @@ uint32_t script_iss(void)
 static struct zh_net_socket *new_socket(void)
 {
     struct zh_net_socket *s;
-    CHECK_EQ(zh_net_socket(script_net, AF_INET, &s), 0);
+    CHECK_EQ(zh_net_socket(script_net, script_ipv6 ? AF_INET6 : AF_INET, &s), 0);
     return s;
 }
 
 struct zh_net_socket *script_listen(int backlog)
 {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(SCRIPT_PORT)};
+    struct sockaddr_in6 address_v6 = {.sin6_family = AF_INET6, .sin6_port = htons(SCRIPT_PORT)};
     struct zh_net_socket *s = new_socket();
-    CHECK_EQ(zh_net_bind(s, (struct sockaddr *)&address, sizeof address), 0);
+    if (script_ipv6)
+        CHECK_EQ(zh_net_bind(s, (struct sockaddr *)&address_v6, sizeof address_v6), 0);
+    else
+        CHECK_EQ(zh_net_bind(s, (struct sockaddr *)&address, sizeof address), 0);
     CHECK_EQ(zh_net_listen(s, backlog), 0);
     return s;
 }
@@ -1003,10 +1094,15 @@ struct zh_net_socket *script_accept(struct zh_net_socket *listener)
 struct zh_net_socket *script_connect(void)
 {
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(SCRIPT_PEER_PORT)};
+    struct sockaddr_in6 address_v6 = {.sin6_family = AF_INET6,
+                                      .sin6_port = htons(SCRIPT_PEER_PORT)};
     struct zh_net_socket *s = new_socket();
     struct sockaddr_storage local;
     inet_pton(AF_INET, peer_address, &address.sin_addr);
-    CHECK_EQ(zh_net_connect(s, (struct sockaddr *)&address, sizeof address), -EINPROGRESS);
+    memcpy(&address_v6.sin6_addr, peer_address_v6, 16);
+    CHECK_EQ(script_ipv6 ? zh_net_connect(s, (struct sockaddr *)&address_v6, sizeof address_v6)
+                         : zh_net_connect(s, (struct sockaddr *)&address, sizeof address),
+             -EINPROGRESS);
     CHECK_EQ(zh_net_getsockname(s, &local), 0);
     flow->local_port = ntohs(((struct sockaddr_in *)&local)->sin_port);
     flow->peer_port = SCRIPT_PEER_PORT;

@@ -19,7 +19,7 @@
  * ecn are looked at where they are given, the others always: without <> it has no options; nops and
  * the order of options do not count. The stack's first timestamp of a flow counts as 100. An ICMP
  * error quotes a segment of the stack's:
- * `< [1:1461(1460)] icmp unreachable frag_needed mtu 1200`.
+ * `< [1:1461(1460)] icmp unreachable frag_needed mtu 1200`, of IPv6 `icmp packet_too_big mtu 1400`.
  *
  * Packets that come at one time (`+0 <`) are one burst: the stack is polled when time goes by or a
  * packet is expected. ARP is answered by itself. Everything here ends the test with what was
@@ -48,6 +48,9 @@ enum {
 extern struct zh_net *script_net;
 /* The time. */
 extern uint64_t script_now;
+/* The stack of the next test has fd00::1/64 too, and listeners, connections and lines are of IPv6.
+ * A listener takes IPv4 as well: lines are of that, where it is switched off within a test. */
+extern bool script_ipv6;
 
 /* EAL and the pool of what the peer sends; first in main. */
 void script_start(void);
@@ -63,6 +66,12 @@ void script_end(void);
         script_begin(#test, NULL);                                                                 \
         test();                                                                                    \
         script_end();                                                                              \
+    } while (0)
+#define RUN_IPV6(test)                                                                             \
+    do {                                                                                           \
+        script_ipv6 = true;                                                                        \
+        RUN(test);                                                                                 \
+        script_ipv6 = false;                                                                       \
     } while (0)
 #define RUN_WITH(test, ...)                                                                        \
     do {                                                                                           \

@@ -22,6 +22,7 @@ commands:
   ps       list the servers of this machine that can be reached over shared memory
   doctor   say what this machine can do, and what stands in the way
   bench    measure calls over shared memory, side by side with grpcio
+  net      programs on zerohop's own TCP/IP stack: serve files, ping, and others
 
 examples:
   zerohop run python server.py
@@ -224,10 +225,15 @@ def _bench(argv: list[str]) -> int:
     return int(importlib.import_module("zerohop.bench").main(argv) or 0)
 
 
+def _net(argv: list[str]) -> int:
+    return int(importlib.import_module("zerohop.netcli").main(argv))
+
+
 _COMMANDS: dict[str, Callable[[list[str]], int]] = {
     "run": _run,
     "ps": _ps,
     "list": _ps,
     "doctor": doctor.main,
     "bench": _bench,
+    "net": _net,
 }

@@ -1,4 +1,4 @@
-"""Write the C source of ``zerohop.transport.net._net``: the TCP/IP stack, through cffi (API mode)."""
+"""Write the C source of ``zerohop.transport.net._net``, the TCP/IP stack through cffi."""
 
 import re
 import sys
@@ -31,6 +31,26 @@ int zh_eal_thread(void);
 int zh_port_open(const struct zh_port_config *config, struct zh_port **port, char *error);
 void zh_port_stats(struct zh_port *port, struct zh_port_stats *stats);
 void zh_port_close(struct zh_port *port);
+struct zh_port_ceiling { uint64_t frames, bytes, nanoseconds; };
+int zh_port_ceiling(struct zh_port *port, uint16_t size, const uint8_t dst[6], uint64_t duration,
+                    struct zh_port_ceiling *ceiling, char *error);
+struct zh_fault {
+    double loss, duplicate, corrupt, reorder;
+    uint64_t reorder_delay, delay, jitter, rate;
+    uint32_t queue;
+};
+struct zh_injector_stats {
+    uint64_t put, got, lost, dropped, duplicated, corrupted, reordered;
+};
+
+/* bridge.h */
+struct zh_bridge;
+int zh_bridge_create(struct zh_port *a, struct zh_port *b, const struct zh_fault fault[2],
+                     uint64_t seed, struct zh_bridge **bridge, char *error);
+void zh_bridge_destroy(struct zh_bridge *bridge);
+int zh_bridge_run(struct zh_bridge *bridge, uint64_t deadline);
+void zh_bridge_stats(const struct zh_bridge *bridge, int direction,
+                     struct zh_injector_stats *stats, uint64_t *refused);
 
 /* stream.h */
 #define ZH_STREAM_IN ...
@@ -93,6 +113,15 @@ struct zh_net_connection {
 };
 size_t zh_net_connections(struct zh_net *net, struct zh_net_connection *lines, size_t count);
 
+int zh_net_capture(struct zh_net *net, int fd, uint64_t clock_offset);
+struct zh_net_ping {
+    uint16_t identifier, sequence, size;
+    uint8_t ttl;
+    uint64_t sent, received;
+    ...;
+};
+void zh_net_ping_stop(struct zh_net *net, struct zh_net_ping *ping);
+
 /* loop.h */
 struct zh_loop;
 int zh_loop_create(struct zh_net *net, struct zh_port *port, uint64_t spin, struct zh_loop **loop);
@@ -104,6 +133,10 @@ enum zh_service_kind { ZH_SERVICE_ECHO, ZH_SERVICE_SINK, ZH_SERVICE_SOURCE };
 int zh_service_start(struct zh_net *net, enum zh_service_kind kind, uint16_t port);
 
 /* binding.h */
+struct binding_ping { struct zh_net_ping ping; struct zh_loop *loop; };
+int binding_ping(struct zh_net *net, struct binding_ping *ping,
+                 const struct sockaddr_storage *peer, socklen_t length);
+
 struct binding_loan;
 struct binding_loans { struct binding_loan *back; size_t out; };
 int binding_send(struct zh_net_socket *socket, struct binding_loans *loans,

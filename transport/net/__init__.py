@@ -23,6 +23,7 @@ except ImportError as error:
     ) from error
 
 from zerohop.transport.net.binding import ERR, HUP, IN, OUT
+from zerohop.transport.net.ports import Bridge, Carried, Ceiling, Fault, ceiling
 from zerohop.transport.net.socket import Address, Socket
 from zerohop.transport.net.stack import Connection, Event, Route, Stack
 
@@ -32,9 +33,14 @@ __all__ = [
     "IN",
     "OUT",
     "Address",
+    "Bridge",
+    "Carried",
+    "Ceiling",
     "Connection",
     "Event",
+    "Fault",
     "Route",
     "Socket",
     "Stack",
+    "ceiling",
 ]

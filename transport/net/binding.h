@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "zerohop/bridge.h"
 #include "zerohop/fork.h"
 #include "zerohop/loop.h"
 
@@ -84,6 +85,25 @@ static void binding_release(struct zh_stream_segment *segment, const uint8_t *da
     (void)data;
     if (zh_fork_now() == binding_generation)
         zh_net_release(segment);
+}
+
+/* --- echo requests ---------------------------------------------------------------------------- */
+
+struct binding_ping {
+    struct zh_net_ping ping; /* first */
+    struct zh_loop *loop;    /* to end the run of when the answer comes */
+};
+
+static void binding_ping_done(struct zh_net_ping *ping)
+{
+    zh_loop_wake(((struct binding_ping *)ping)->loop);
+}
+
+static int binding_ping(struct zh_net *net, struct binding_ping *ping,
+                        const struct sockaddr_storage *peer, socklen_t length)
+{
+    ping->ping.done = binding_ping_done;
+    return zh_net_ping(net, &ping->ping, (const struct sockaddr *)peer, length, zh_loop_now());
 }
 
 /* --- addresses -------------------------------------------------------------------------------- */

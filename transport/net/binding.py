@@ -41,6 +41,22 @@ def string(text: Any) -> str:
     return found.decode(errors="replace") if isinstance(found, bytes) else str(found)
 
 
+def explained(result: int, error: Any) -> None:
+    """OSError with C's sentence, where the result is an error."""
+    if result < 0:
+        raise OSError(-result, string(error) or os.strerror(-result))
+
+
+def chars(text: str | None) -> Any:
+    """A C string, to be kept while it is read; NULL for None."""
+    return ffi.NULL if text is None else ffi.new("char[]", text.encode())
+
+
+def nanoseconds(seconds: float) -> int:
+    """Of C's times."""
+    return int(seconds * 1e9)
+
+
 def sockaddr(address: Address, family: int) -> tuple[Any, Any]:
     """(struct sockaddr_storage *, its size), of the family where the host is "". ValueError."""
     host, port = address[0], address[1]

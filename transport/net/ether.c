@@ -8,6 +8,8 @@ void ether_input(struct zh_net *net, struct rte_mbuf *packet)
 {
     net->stats.ether_in++;
     net->stats.ether_in_bytes += packet->pkt_len;
+    if (unlikely(net->pcap))
+        pcap_write(net, packet);
     if (unlikely(!net_packet_pull(packet, sizeof(struct ether_header))))
         goto foreign;
     const struct ether_header *header = rte_pktmbuf_mtod(packet, const struct ether_header *);
@@ -83,6 +85,8 @@ void ether_output(struct zh_net *net, struct rte_mbuf *packet, const uint8_t dst
         rte_pktmbuf_free(packet);
         return;
     }
+    if (unlikely(net->pcap))
+        pcap_write(net, packet);
     net->out[net->out_count++] = packet;
 }
 

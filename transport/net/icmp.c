@@ -114,6 +114,8 @@ void icmp_input(struct zh_net *net, struct rte_mbuf *packet, const struct net_pa
     } else if (header->type == ICMP_ECHO) {
         echo(net, packet, info);
         return;
+    } else if (header->type == ICMP_ECHO_REPLY) {
+        ping_input(net, packet, info);
     } else if (meaning(header, &error)) {
         if (net_error_quote(net, (const uint8_t *)(header + 1), packet->data_len - sizeof *header,
                             &error))

@@ -101,6 +101,10 @@ void icmpv6_input(struct zh_net *net, struct rte_mbuf *packet, const struct net_
     case ICMPV6_ECHO:
         echo(net, packet, info);
         return;
+    case ICMPV6_ECHO_REPLY:
+        ping_input(net, packet, info);
+        rte_pktmbuf_free(packet);
+        return;
     case ICMPV6_SOLICITATION:
     case ICMPV6_ADVERTISEMENT:
         nd_input(net, packet, info);

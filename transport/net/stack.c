@@ -194,6 +194,7 @@ void zh_net_destroy(struct zh_net *net)
 {
     if (net->tcp)
         tcp_free(net);
+    zh_net_capture(net, -1, 0);
     for (unsigned i = 0; i < net->out_count; i++)
         rte_pktmbuf_free(net->out[i]);
     neighbours_free(net);
@@ -223,6 +224,8 @@ uint64_t zh_net_poll(struct zh_net *net, uint64_t now)
     net_timers_run(net, &net->timers, now);
     uint64_t next = tcp_poll(net);
     ether_flush(net);
+    if (unlikely(net->pcap))
+        pcap_flush(net);
     next = RTE_MIN(next, net_timers_next(&net->timers));
     return net->out_count ? RTE_MIN(next, now + PORT_RETRY) : next;
 }

@@ -127,6 +127,7 @@ struct net_error {
 
 struct neighbours; /* neighbour.c */
 struct fragments;  /* fragment.c */
+struct pcap;       /* pcap.c */
 struct tcp;        /* tcp.h */
 
 struct net_limit { /* a token bucket: see icmp.c, RFC 6633 and RFC 4443 section 2.4 (f) */
@@ -170,6 +171,8 @@ struct zh_net {
     struct neighbours *neighbours;
     struct fragments *fragments;
     struct tcp *tcp;
+    struct pcap *pcap;         /* NULL: packets are not captured; owned */
+    struct zh_net_ping *pings; /* under way; the callers' */
     struct net_path paths[64];
     struct net_limit icmp_limit, echo_limit;
     struct zh_net_stats stats;
@@ -333,6 +336,18 @@ void icmp_error(struct zh_net *net, struct rte_mbuf *packet, const struct net_pa
                 uint8_t type, uint8_t code, uint32_t field);
 void icmpv6_error(struct zh_net *net, struct rte_mbuf *packet, const struct net_packet *info,
                   uint8_t type, uint8_t code, uint32_t field);
+
+/* --- echo requests (ping.c) and capturing (pcap.c)
+ * ------------------------------------------------
+ */
+
+/* An echo reply, of at least a header, its checksum verified. Does not take the packet. */
+void ping_input(struct zh_net *net, struct rte_mbuf *packet, const struct net_packet *info);
+
+/* With net->pcap. A whole frame, as it came or goes. */
+void pcap_write(struct zh_net *net, const struct rte_mbuf *packet);
+/* From time to time: what was written reaches the file. */
+void pcap_flush(struct zh_net *net);
 
 /* --- TCP, as the layers below see it ------------------------------------------------------------
  */

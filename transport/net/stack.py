@@ -12,7 +12,18 @@ import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from zerohop.transport.net._net import ffi, lib
-from zerohop.transport.net.binding import AF_INET, Address, address_of, check, string
+from zerohop.transport.net.binding import (
+    AF_INET,
+    Address,
+    address_of,
+    chars,
+    check,
+    explained,
+    nanoseconds,
+    sockaddr,
+    string,
+)
+from zerohop.transport.net.ports import close_port, open_port
 from zerohop.transport.net.socket import Socket
 
 if TYPE_CHECKING:
@@ -122,7 +133,7 @@ class Stack:
         self._names = ffi.new("uintptr_t[]", NAMES)
         self._segments = ffi.new("struct zh_stream_segment[]", SEGMENTS)
         self._events = ffi.new("struct zh_net_event[]", EVENTS)
-        self._thread = threading.get_ident()
+        self._thread = self._owner = threading.get_ident()
 
         addresses = [address] if isinstance(address, str) else list(address)
         ways = list(routes)
@@ -136,7 +147,7 @@ class Stack:
             _parse(way.destination, ffi.addressof(entry, "destination"))
             _parse(way.gateway, ffi.addressof(entry, "gateway"))
             entry.datacenter = way.datacenter
-        congestion = _chars(congestion_control)
+        congestion = chars(congestion_control)
         config = ffi.new(
             "struct zh_net_config *",
             {
@@ -146,9 +157,9 @@ class Stack:
                 "route_count": len(ways),
                 "mtu": mtu,
                 "congestion_control": congestion,
-                "rto_min": _nanoseconds(rto_min),
-                "delayed_ack": _nanoseconds(delayed_ack),
-                "time_wait": _nanoseconds(time_wait),
+                "rto_min": nanoseconds(rto_min),
+                "delayed_ack": nanoseconds(delayed_ack),
+                "time_wait": nanoseconds(time_wait),
                 "max_connections": max_connections,
                 "max_half_open": max_half_open,
                 "max_time_wait": max_time_wait,
@@ -164,10 +175,10 @@ class Stack:
             )
             error = ffi.new("char[]", lib.ZH_PORT_ERROR_SIZE)
             net = ffi.new("struct zh_net **")
-            _explained(lib.zh_net_create(config, self._port, net, error), error)
+            explained(lib.zh_net_create(config, self._port, net, error), error)
             self._net = net[0]
             loop = ffi.new("struct zh_loop **")
-            check(lib.zh_loop_create(self._net, self._port, _nanoseconds(spin), loop))
+            check(lib.zh_loop_create(self._net, self._port, nanoseconds(spin), loop))
             self._loop = loop[0]
         except BaseException:
             self._destroy()
@@ -214,7 +225,7 @@ class Stack:
         if self._net is not None:
             lib.zh_net_destroy(self._net)
         if self._port is not None:
-            lib.zh_port_close(self._port)
+            close_port(self._port)
         self._loop = self._net = self._port = None
         self._kept.clear()
         self._orphans.clear()
@@ -240,7 +251,7 @@ class Stack:
         return Socket(self, handle[0], family)
 
     def start_service(self, kind: str, port: int) -> None:
-        """Serve "echo" (RFC 862), "sink" (RFC 863) or "source" (as RFC 864) without a copy, in C."""
+        """Serve "echo" (RFC 862), "sink" (RFC 863) or "source" (as RFC 864), in C."""
         self._enter()
         try:
             check(lib.zh_service_start(self._net, _SERVICES[kind], port))
@@ -375,15 +386,67 @@ class Stack:
             self._leave()
         return [_connection(line) for line in lines]
 
+    # --- tools ------------------------------------------------------------------------------------
+
+    def ping(
+        self, host: str, *, size: int = 56, sequence: int = 0, timeout: float = 1
+    ) -> tuple[float, int] | None:
+        """Ask for an echo (ICMP): (seconds, TTL of the answer), or None where none comes in time.
+
+        OSError where there is no way to the host, or `size` is more than a packet has room for.
+        """
+        if not 0 <= size <= 65535:
+            raise ValueError(f"a payload has 0 to 65535 bytes, not {size}")
+        storage, length = sockaddr((host, 0), AF_INET)
+        one: Any = ffi.new("struct binding_ping *")
+        one.ping.identifier = os.getpid() & 0xFFFF
+        one.ping.sequence = sequence & 0xFFFF
+        one.ping.size = size
+        one.loop = self._loop or ffi.NULL
+        deadline = time.monotonic() + timeout
+        self._enter()
+        try:
+            check(lib.binding_ping(self._net, one, storage, length))
+        finally:
+            self._leave()
+        try:
+            while not one.ping.received and time.monotonic() < deadline:
+                self._pump(deadline)
+        finally:
+            if not self.closed and not one.ping.received:
+                self._enter()
+                lib.zh_net_ping_stop(self._net, ffi.addressof(one, "ping"))
+                self._leave()
+        if not one.ping.received:
+            return None
+        return (one.ping.received - one.ping.sent) / 1e9, one.ping.ttl
+
+    def capture(self, path: str | os.PathLike[str] | None) -> None:
+        """Write all frames to a file that tcpdump and tshark read, until it is None or closed."""
+        fd = -1
+        if path is not None:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        self._enter()
+        try:
+            check(lib.zh_net_capture(self._net, fd, time.time_ns() - time.monotonic_ns()))
+        except OSError:
+            if fd >= 0:
+                os.close(fd)
+            raise
+        finally:
+            self._leave()
+
     # --- within -----------------------------------------------------------------------------------
 
     def _enter(self) -> None:
         """Take the stack for this thread, until `_leave`."""
-        if not self._lock.acquire(blocking=False):
+        # Ours already: an exception of a signal handler came between this and its `try`.
+        if not self._lock.acquire(blocking=False) and self._owner != threading.get_ident():
             raise RuntimeError(
                 "another thread uses this stack: one at a time may (call_soon_threadsafe hands "
                 "over what the other one is to do)"
             )
+        self._owner = threading.get_ident()
         if self._net is None:
             self._lock.release()
             if self._forked:
@@ -438,43 +501,9 @@ _lingering: list[Any] = []
 """What devices still read when their stack was closed."""
 
 
-def open_port(
-    device: str, *, mtu: int = 0, rx_packets: int = 0, trust_checksum: bool = False, eal: str | None
-) -> Any:
-    """A port, to be closed with zh_port_close. OSError with a sentence."""
-    name, arguments = _chars(device), _chars(eal)
-    config = ffi.new(
-        "struct zh_port_config *",
-        {
-            "device": name,
-            "mtu": mtu,
-            "rx_packets": rx_packets,
-            "trust_checksum": trust_checksum,
-            "eal": arguments,
-        },
-    )
-    error = ffi.new("char[]", lib.ZH_PORT_ERROR_SIZE)
-    port = ffi.new("struct zh_port **")
-    _explained(lib.zh_port_open(config, port, error), error)
-    return port[0]
-
-
-def _explained(result: int, error: Any) -> None:
-    if result < 0:
-        raise OSError(-result, string(error) or os.strerror(-result))
-
-
 def _parse(text: str, prefix: Any) -> None:
     if lib.zh_net_prefix_parse(text.encode(), prefix) != 0:
         raise ValueError(f"{text!r} is no address such as 10.77.0.1/24 or fd00::1/64")
-
-
-def _chars(text: str | None) -> Any:
-    return ffi.NULL if text is None else ffi.new("char[]", text.encode())
-
-
-def _nanoseconds(seconds: float) -> int:
-    return int(seconds * 1e9)
 
 
 def _connection(line: Any) -> Connection:

@@ -159,6 +159,27 @@ ZH_API int zh_net_wait(struct zh_net *net, struct zh_net_event *events, int coun
 /* The socket's byte stream; closing it closes the socket. */
 ZH_API struct zh_stream *zh_net_stream(struct zh_net_socket *socket);
 
+/* --- asking for an echo ------------------------------------------------------------------------
+ */
+
+/* An echo request (RFC 792, RFC 4443) and its answer. The caller's, who leaves it alone from
+ * zh_net_ping until it is received or stopped. */
+struct zh_net_ping {
+    uint16_t identifier, sequence;
+    uint16_t size;                          /* of the payload, in bytes */
+    uint8_t ttl;                            /* of the answer */
+    void (*done)(struct zh_net_ping *ping); /* when it is received; or NULL */
+    uint64_t sent, received;                /* 0: not yet */
+    uint8_t peer[16];                       /* the stack's, as the next one is */
+    struct zh_net_ping *next;
+};
+
+/* Ask; what identifier, sequence, size and done say is the caller's. 0 or a negative errno. */
+ZH_API int zh_net_ping(struct zh_net *net, struct zh_net_ping *ping, const struct sockaddr *peer,
+                       socklen_t length, uint64_t now);
+/* Wait no longer. */
+ZH_API void zh_net_ping_stop(struct zh_net *net, struct zh_net_ping *ping);
+
 /* --- what it has done ------------------------------------------------------------------------- */
 
 /* Counters, since the stack was created. */
@@ -226,6 +247,12 @@ struct zh_net_stats {
 };
 
 ZH_API void zh_net_read_stats(const struct zh_net *net, struct zh_net_stats *stats);
+
+/* Write all frames to a file in libpcap's format, as they come and as they are given to the port.
+ * Takes over the descriptor. `clock_offset`: what to add to the stack's times, for times since
+ * 1970. An fd of -1 ends it; else -EBUSY while one is written. 0 or a negative errno; what cannot
+ * be written is missing in the file. */
+ZH_API int zh_net_capture(struct zh_net *net, int fd, uint64_t clock_offset);
 
 /* One line of the connection table. */
 struct zh_net_connection {

@@ -64,7 +64,7 @@ static void echo_ready(struct zh_loop_handler *handler, struct zh_net_socket *so
             zh_net_close(socket);
             return;
         }
-    } while (taken == TAKE_BURST);
+    } while (taken > 0); /* edge-triggered: up to the end or to EAGAIN */
     if (taken == 0 || (taken < 0 && taken != -EAGAIN) || ready & ZH_STREAM_ERR)
         zh_net_close(socket);
 }
@@ -80,7 +80,7 @@ static void sink_ready(struct zh_loop_handler *handler, struct zh_net_socket *so
         taken = zh_net_take(socket, segments, TAKE_BURST);
         for (int i = 0; i < taken; i++)
             zh_stream_release(&segments[i]);
-    } while (taken == TAKE_BURST);
+    } while (taken > 0); /* edge-triggered: up to the end or to EAGAIN */
     if (taken <= 0 && taken != -EAGAIN)
         zh_net_close(socket);
 }

@@ -7,7 +7,7 @@ STAMPS := build/stamps
 
 # Debian packages: the compiler, Python's headers and venv, and what tests of networks need.
 DEBIAN_PACKAGES := gcc libc6-dev python3 python3-dev python3-venv pkg-config iproute2 git \
-	libdpdk-dev ethtool tshark
+	libdpdk-dev ethtool tshark curl wrk
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -24,7 +24,7 @@ PIP_INSTALL := pip install --quiet --no-build-isolation --no-deps --force-reinst
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-c test-c-plain test-c-asan test-py test-asan-python soak bench lint format install venv clean distclean
+.PHONY: help demo demo-net test test-c test-c-plain test-c-asan test-py test-asan-python soak bench lint format install venv clean distclean
 
 help: ## What can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' Makefile
@@ -79,6 +79,9 @@ install: $(STAMPS)/install ## zerohop, built (incrementally, in build/py) and in
 demo: install ## The demo: a chain of four services over grpcio and over shared memory, side by side
 	@if [ -f samples/vision/demo.py ]; then $(BIN)/python samples/vision/demo.py; \
 	else $(BIN)/python -m zerohop --version; fi
+
+demo-net: install ## The TCP/IP stack over a veth pair: files by curl, figures beside the kernel's (root)
+	@$(BIN)/python samples/net/demo.py
 
 bench: install ## zerohop bench (BENCH_ARGS=...)
 	$(BIN)/zerohop bench $(BENCH_ARGS)

@@ -148,10 +148,16 @@ static int compare(const void *a, const void *b)
     return (left > right) - (left < right);
 }
 
-double bench_median(double *values, unsigned count)
+double bench_quantile(const double *values, unsigned count, double quantile)
 {
-    qsort(values, count, sizeof *values, compare);
-    return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+    double *sorted = malloc(count * sizeof *sorted);
+    if (!sorted || !count)
+        bench_fail("quantile", "no memory");
+    memcpy(sorted, values, count * sizeof *sorted);
+    qsort(sorted, count, sizeof *sorted, compare);
+    double found = sorted[(unsigned)((double)(count - 1) * quantile + 0.5)];
+    free(sorted);
+    return found;
 }
 
 uint64_t bench_argument(int argc, char **argv, const char *name, uint64_t missing)
@@ -173,11 +179,11 @@ void bench_json(const char *key, double value)
     printf(", \"%s\": %.6g", key, value);
 }
 
-void bench_json_slices(const char *key, double *values, unsigned count, bool more_is_better)
+void bench_json_slices(const char *key, const double *values, unsigned count, bool more_is_better)
 {
-    bench_json(key, bench_median(values, count));
-    printf(", \"%s_best\": %.6g, \"%s_slices\": [", key, values[more_is_better ? count - 1 : 0],
-           key);
+    bench_json(key, bench_quantile(values, count, 0.5));
+    printf(", \"%s_best\": %.6g, \"%s_slices\": [", key,
+           bench_quantile(values, count, more_is_better), key);
     for (unsigned i = 0; i < count; i++)
         printf("%s%.6g", i ? ", " : "", values[i]);
     printf("]");

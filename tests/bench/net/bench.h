@@ -42,7 +42,8 @@ _Noreturn void bench_fail(const char *what, const char *why);
 
 uint64_t bench_cpu_ns(void); /* of this thread */
 uint64_t bench_wall_ns(void);
-double bench_median(double *values, unsigned count); /* sorts them */
+/* 0: the least, 0.5: the median, 1: the greatest. */
+double bench_quantile(const double *values, unsigned count, double quantile);
 
 /* A number of the command line; `missing` where it is not given. */
 uint64_t bench_argument(int argc, char **argv, const char *name, uint64_t missing);
@@ -50,8 +51,8 @@ uint64_t bench_argument(int argc, char **argv, const char *name, uint64_t missin
 /* {"benchmark": "name", "key": value, ...}: begin, keys, end. */
 void bench_json_begin(const char *name);
 void bench_json(const char *key, double value);
-/* Median, best and all of the slices. Sorts them. */
-void bench_json_slices(const char *key, double *values, unsigned count, bool more_is_better);
+/* Median, best and all of the slices, in the order of time. */
+void bench_json_slices(const char *key, const double *values, unsigned count, bool more_is_better);
 void bench_json_end(void);
 
 #endif

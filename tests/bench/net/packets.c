@@ -58,9 +58,7 @@ static void ready(struct bench_pair *pair, int end, struct zh_net_event event)
         send_more(run);
 }
 
-/* Not inlined: what callgrind is told to look at. */
-__attribute__((noinline, noclone)) static void bench_measured_bulk(struct bench_pair *pair,
-                                                                   uint64_t size)
+static void bulk(struct bench_pair *pair, uint64_t size)
 {
     struct run *run = pair->user;
     run->wanted = run->received = 0;
@@ -70,8 +68,7 @@ __attribute__((noinline, noclone)) static void bench_measured_bulk(struct bench_
         bench_pair_round(pair);
 }
 
-__attribute__((noinline, noclone)) static void bench_measured_echo(struct bench_pair *pair,
-                                                                   uint64_t count)
+static void echo(struct bench_pair *pair, uint64_t count)
 {
     static const char message[SIZE];
     struct run *run = pair->user;
@@ -82,11 +79,24 @@ __attribute__((noinline, noclone)) static void bench_measured_echo(struct bench_
         bench_pair_round(pair);
 }
 
+/* Not inlined: what callgrind is told to look at. */
+__attribute__((noinline, noclone)) static void bench_measured_bulk(struct bench_pair *pair,
+                                                                   uint64_t size)
+{
+    bulk(pair, size);
+}
+
+__attribute__((noinline, noclone)) static void bench_measured_echo(struct bench_pair *pair,
+                                                                   uint64_t count)
+{
+    echo(pair, count);
+}
+
 int main(int argc, char **argv)
 {
     unsigned slices = (unsigned)bench_argument(argc, argv, "slices", 9);
-    uint64_t bulk = (bench_argument(argc, argv, "bulk", 64) << 20);
-    uint64_t echo = bench_argument(argc, argv, "echo", 20000);
+    uint64_t size = bench_argument(argc, argv, "bulk", 64) << 20;
+    uint64_t trips = bench_argument(argc, argv, "echo", 20000);
     uint16_t mtu = (uint16_t)bench_argument(argc, argv, "mtu", 1500);
     double bulk_rates[BENCH_SLICES_MAX], echo_times[BENCH_SLICES_MAX],
         segment_times[BENCH_SLICES_MAX];
@@ -99,33 +109,30 @@ int main(int argc, char **argv)
     run.client = bench_connect(pair.nets[0], -1);
     while (!run.server)
         bench_pair_round(&pair);
-    for (unsigned i = 0; i <= slices; i++) { /* the first opens the window and fills caches */
+    bulk(&pair, 8 << 20); /* opens the window and fills caches */
+    echo(&pair, 1000);
+    for (unsigned i = 0; i < slices; i++) {
         struct zh_net_stats before, after;
-        if (bulk) {
-            zh_net_read_stats(pair.nets[0], &before);
-            uint64_t start = bench_cpu_ns();
-            bench_measured_bulk(&pair, i ? bulk : 8 << 20);
-            uint64_t took = bench_cpu_ns() - start;
-            zh_net_read_stats(pair.nets[0], &after);
-            if (i) {
-                bulk_rates[i - 1] = (double)bulk * 8 / (double)took;
-                segment_times[i - 1] = (double)took / (double)(after.tcp_out - before.tcp_out);
-            }
-        }
-        if (echo) {
-            uint64_t start = bench_cpu_ns();
-            bench_measured_echo(&pair, i ? echo : 1000);
-            if (i)
-                echo_times[i - 1] = (double)(bench_cpu_ns() - start) / (double)echo;
-        }
+        zh_net_read_stats(pair.nets[0], &before);
+        uint64_t start = bench_cpu_ns();
+        if (size)
+            bench_measured_bulk(&pair, size);
+        uint64_t took = bench_cpu_ns() - start;
+        zh_net_read_stats(pair.nets[0], &after);
+        bulk_rates[i] = (double)size * 8 / (double)took;
+        segment_times[i] = (double)took / (double)(after.tcp_out - before.tcp_out + !size);
+        start = bench_cpu_ns();
+        if (trips)
+            bench_measured_echo(&pair, trips);
+        echo_times[i] = (double)(bench_cpu_ns() - start) / (double)(trips + !trips);
     }
     bench_json_begin("packets");
     bench_json("mtu", mtu);
-    if (bulk) {
+    if (size) {
         bench_json_slices("bulk_gbit_per_s", bulk_rates, slices, true);
         bench_json_slices("bulk_segment_ns", segment_times, slices, false);
     }
-    if (echo)
+    if (trips)
         bench_json_slices("echo_ns", echo_times, slices, false);
     bench_json_end();
     bench_pair_destroy(&pair);

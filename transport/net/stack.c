@@ -1,17 +1,13 @@
 /* A stack's beginning and end, and its two entries: a packet has come, time has gone by. */
-#include <pthread.h>
 #include <rte_errno.h>
-#include <rte_lcore.h>
-#include <rte_mempool.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "pool.h"
 #include "stack.h"
 #include "tcp.h"
 
 enum {
-    POOL_CACHE = 256,
     MTU_MIN_V4 = 576,  /* RFC 791 section 3.1: what every host takes */
     MTU_MIN_V6 = 1280, /* RFC 8200 section 5 */
 };
@@ -96,48 +92,10 @@ static int copy_config(struct zh_net *net, const struct zh_net_config *given)
     return 0;
 }
 
-/* Pools of stacks that are gone, of whose packets some are not back yet: a device has them, or who
- * took them from a socket. They are freed by whoever comes by when they are. */
-static pthread_mutex_t retired_lock = PTHREAD_MUTEX_INITIALIZER;
-static struct retired {
-    struct retired *next;
-    struct rte_mempool *pool;
-} * retired;
-
-/* `fresh`: room for `pool`, to be kept; NULL: none is added. */
-static void sweep_pools(struct retired *fresh, struct rte_mempool *pool)
-{
-    pthread_mutex_lock(&retired_lock);
-    if (fresh) {
-        *fresh = (struct retired){retired, pool};
-        retired = fresh;
-    }
-    for (struct retired **at = &retired; *at;) {
-        struct retired *one = *at;
-        if (!rte_mempool_full(one->pool)) {
-            at = &one->next;
-            continue;
-        }
-        *at = one->next;
-        rte_mempool_free(one->pool);
-        free(one);
-    }
-    pthread_mutex_unlock(&retired_lock);
-}
-
 static int create_pool(struct zh_net *net, char *error)
 {
-    sweep_pools(NULL, NULL);
-    net->retired = malloc(sizeof(struct retired));
-    if (!net->retired)
-        return -ENOMEM;
-    static atomic_uint counter; /* stacks may be made by several threads */
-    char name[RTE_MEMPOOL_NAMESIZE];
-    snprintf(name, sizeof name, "zh_net_%u", atomic_fetch_add(&counter, 1));
     uint32_t count = net->config.send_packets;
-    uint32_t cache = RTE_MIN((uint32_t)POOL_CACHE, count / 4);
-    net->pool = rte_pktmbuf_pool_create(name, count, cache, 0, RTE_MBUF_DEFAULT_BUF_SIZE,
-                                        (int)rte_socket_id());
+    net->pool = net_pool_create(count, RTE_MBUF_DEFAULT_DATAROOM, true);
     if (net->pool)
         return 0;
     int rc = rte_errno ? -rte_errno : -ENOMEM;
@@ -202,10 +160,7 @@ void zh_net_destroy(struct zh_net *net)
     net_timers_free(&net->timers);
     routes_free(net);
     zh_port_reclaim(net->port);
-    if (net->pool)
-        sweep_pools(net->retired, net->pool);
-    else
-        free(net->retired);
+    net_pool_retire(net->pool);
     free((void *)net->config.addresses);
     free((void *)net->config.routes);
     free((void *)net->config.congestion_control);

@@ -154,7 +154,6 @@ struct zh_net {
     struct zh_port *port;        /* the owner's */
     uint64_t now;
     struct rte_mempool *pool; /* headers and copied payload; owned */
-    struct retired *retired;  /* stack.c: memory for the pool's last days; owned */
     struct net_timers timers;
     struct rte_mbuf *out[NET_BURST]; /* to be sent at the end of the poll; owned */
     uint16_t out_count;

@@ -230,6 +230,35 @@ def _ceiling(settings: Settings) -> list[Result]:
     return rows
 
 
+_SEEDS = 5
+
+
+def _wire(veth: Veth, seed: int) -> list[str]:
+    program = [
+        sys.executable, "-m", "zerohop", "net", "wire", "--a", "net_af_packet0,iface=wc",
+        "--b", "net_af_packet1,iface=ws", "--delay", "500us", "--loss", "1%", "--seed", str(seed),
+    ]  # fmt: skip
+    return veth.inside(2, *pinned(_CLIENT_CORE, program))
+
+
+def _loss(settings: Settings) -> list[Result]:
+    """The same wire, seed by seed: 1 % of the packets lost each way, 1 ms there and back."""
+    found: list[list[float]] = [[], []]
+    with (
+        Veth("n", bare=True, network="198.18.1", wired=True) as ours,
+        Veth("k", bare=False, network="198.18.2", wired=True) as theirs,
+        _server(_stack_server(ours, _device("af_packet"))),
+        _server(_kernel_server(theirs)),
+    ):
+        for seed in range(1, _SEEDS + 1):
+            for veth, values in zip((ours, theirs), found, strict=True):
+                with _server(_wire(veth, seed)):
+                    values.append(_load("gbit", veth, "out", 8 * settings.seconds) * 1000)
+    stack, kernel = (statistics.median(values) for values in found)
+    met = stack >= 0.95 * kernel
+    return [Result("goodput at 1 % loss, 1 ms", "Mb/s", stack, ">= 0.95 x", met, kernel)]
+
+
 def _idle(settings: Settings) -> list[Result]:
     with (
         Veth("n", bare=True, network="198.18.1") as veth,
@@ -298,6 +327,12 @@ CASES = [
         _bulk,
     ),
     Case("ceiling", "one flow out beside what the port can send", ">= 0.85", _ceiling),
+    Case(
+        "loss",
+        f"one flow out at 1 % loss and 1 ms there and back, median of {_SEEDS} seeds",
+        ">= 0.95 of kernel to kernel (CUBIC, SACK)",
+        _loss,
+    ),
     Case(
         "idle",
         "an idle stack, and the first request after that",

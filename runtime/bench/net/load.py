@@ -21,9 +21,16 @@ ECHO, SINK, SOURCE = 7000, 7001, 7002
 _CHUNK = 1 << 20
 
 
+def _set_up(made: socket.socket) -> None:
+    """Accepted sockets have their listener's options."""
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # What the stack's is compared with; the machine's own default may be another.
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"cubic")
+
+
 def _connect(host: str, port: int) -> socket.socket:
     made = socket.create_connection((host, port), timeout=10)
-    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    _set_up(made)
     return made
 
 
@@ -112,7 +119,6 @@ def serve() -> None:
 
     def work(peer: socket.socket, what: Callable[[socket.socket], None]) -> None:
         with peer:
-            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with contextlib.suppress(ConnectionError):
                 what(peer)
 
@@ -123,6 +129,7 @@ def serve() -> None:
 
     for port, what in ((ECHO, _echo_all), (SINK, _sink), (SOURCE, _source)):
         listener = socket.create_server(("", port))
+        _set_up(listener)
         threading.Thread(target=accept, args=(listener, what), daemon=True).start()
     print("ready", flush=True)
     sys.stdin.read()

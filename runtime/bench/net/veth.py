@@ -29,11 +29,20 @@ def missing() -> str | None:
 
 class Veth:
     """A pair: side 0 is the client's, with an address of the kernel; side 1 the server's, with one
-    of the kernel (``bare=False``) or for a stack."""
+    of the kernel (``bare=False``) or for a stack. ``wired``: not one pair but two, whose inner ends
+    lie in a namespace of their own, for a process that is the wire between them."""
 
-    def __init__(self, tag: str, *, bare: bool, network: str = "198.18.0", mtu: int = 1500) -> None:
+    def __init__(
+        self,
+        tag: str,
+        *,
+        bare: bool,
+        network: str = "198.18.0",
+        mtu: int = 1500,
+        wired: bool = False,
+    ) -> None:
         base = f"zhb{os.getpid()}{tag}"
-        self.namespaces = (f"{base}-c", f"{base}-s")
+        self.namespaces = [f"{base}-c", f"{base}-s"] + ([f"{base}-w"] if wired else [])
         self.interfaces = ("vc", "vs")
         self.addresses = (f"{network}.1", f"{network}.2")
         self.mtu = mtu
@@ -56,25 +65,31 @@ class Veth:
         self._remove()
 
     def inside(self, side: int, *command: str) -> list[str]:
-        """The command line that runs ``command`` on a side."""
+        """The command line that runs ``command`` on a side; 2: where the wire is."""
         return ["ip", "netns", "exec", self.namespaces[side], *command]
 
     def _make(self) -> None:
         for namespace in self.namespaces:
             _run("ip", "netns", "add", namespace)
-        client, server = self.namespaces
-        _run(
-            "ip", "link", "add", "vc", "mtu", str(self.mtu), "netns", client,
-            "type", "veth", "peer", "name", "vs", "mtu", str(self.mtu), "netns", server,
-        )  # fmt: skip
+        if len(self.namespaces) == 2:
+            self._pair((0, "vc"), (1, "vs"))
+        else:
+            self._pair((0, "vc"), (2, "wc"))
+            self._pair((1, "vs"), (2, "ws"))
         for side, interface in enumerate(self.interfaces):
             if not (side and self._bare):
                 address = f"{self.addresses[side]}/24"
                 _run(*self.inside(side, "ip", "address", "add", address, "dev", interface))
-            else:  # the kernel must not answer in the stack's place, nor speak IPv6 there
-                _run(
-                    *self.inside(side, "sysctl", "-qw", f"net.ipv6.conf.{interface}.disable_ipv6=1")
-                )
+
+    def _pair(self, *ends: tuple[int, str]) -> None:
+        words = [
+            [name, "mtu", str(self.mtu), "netns", self.namespaces[side]] for side, name in ends
+        ]
+        _run("ip", "link", "add", *words[0], "type", "veth", "peer", "name", *words[1])
+        for side, interface in ends:
+            # The kernel must not speak in a stack's place, nor into a wire.
+            quiet = f"net.ipv6.conf.{interface}.disable_ipv6=1"
+            _run(*self.inside(side, "sysctl", "-qw", quiet))
             off = [word for name in _OFFLOADS for word in (name, "off")]
             _run(*self.inside(side, "ethtool", "-K", interface, *off))
             # One core receives, or veth reorders.

@@ -242,6 +242,13 @@ const struct tcp_congestion *tcp_congestion_find(const char *name);
 /* --- a socket
  * ---------------------------------------------------------------------------------------------- */
 
+/* F-RTO (RFC 5682 section 3.1): whether a timeout was spurious is found out by what comes next. */
+enum tcp_frto {
+    TCP_FRTO_OFF,
+    TCP_FRTO_RETRANSMITTED, /* the first segment: step 2 */
+    TCP_FRTO_NEW_DATA,      /* is sent in place of what was under way: step 3 */
+};
+
 /* Of the last reduction of the window (tcp_undo.c). */
 struct tcp_undo {
     uint64_t cwnd, ssthresh; /* before it */
@@ -249,17 +256,21 @@ struct tcp_undo {
     uint32_t stamp;           /* TSval of the first retransmission since */
     uint32_t retransmissions; /* since */
     uint32_t unneeded_left;   /* of these, not yet reported as duplicates */
+    uint32_t until;           /* snd_nxt when recovery ended: duplicates are reported before */
     bool possible;
+    uint8_t frto; /* enum tcp_frto */
 };
 
-enum tcp_deadline {
-    TCP_DEADLINE_RTO,     /* retransmission, or the next probe of a zero window */
-    TCP_DEADLINE_REORDER, /* RACK: segments that may yet come have not (RFC 8985 section 6.2) */
-    TCP_DEADLINE_PROBE,   /* tail loss probe (RFC 8985 section 7) */
-    TCP_DEADLINE_ACK,     /* delayed ACK */
-    TCP_DEADLINE_KEEPALIVE,
-    TCP_DEADLINE_LINGER, /* FIN-WAIT-2 of a closed socket */
-    TCP_DEADLINES,
+enum tcp_deadline {                       /* of those due at the same time the first is run first */
+                    TCP_DEADLINE_REORDER, /* RACK: segments that may yet come have not (RFC 8985
+                                             section 6.2) */
+                    TCP_DEADLINE_PROBE,   /* tail loss probe; goes in place of a timeout (RFC 8985
+                                             section 7.2) */
+                    TCP_DEADLINE_RTO,     /* retransmission, or the next probe of a zero window */
+                    TCP_DEADLINE_ACK,     /* delayed ACK */
+                    TCP_DEADLINE_KEEPALIVE,
+                    TCP_DEADLINE_LINGER, /* FIN-WAIT-2 of a closed socket */
+                    TCP_DEADLINES,
 };
 
 enum { /* zh_net_socket.flags */
@@ -326,7 +337,7 @@ struct zh_net_socket {
     /* send sequence space */
     uint32_t iss, snd_una, snd_nxt, snd_wnd, snd_wl1, snd_wl2;
     uint32_t snd_wnd_max; /* the largest ever offered (RFC 9293 section 3.8.6.2.1) */
-    uint32_t recover;     /* RFC 6582: snd_nxt when recovery began */
+    uint32_t recover;     /* RFC 6582: snd_nxt when recovery began; less than snd_una afterwards */
     uint32_t ecn_recover; /* snd_nxt when the window was last reduced (RFC 3168 section 6.1.2) */
     uint64_t una_offset;  /* stream offset of snd_una */
     uint64_t nxt_offset;  /* stream offset of snd_nxt */
@@ -371,6 +382,9 @@ struct zh_net_socket {
     const struct tcp_congestion *congestion;
     uint64_t cwnd, ssthresh;
     uint64_t cwnd_acked;           /* appropriate byte counting (RFC 3465) */
+    uint32_t used_until;           /* sequence number up to which the two below are kept */
+    uint32_t used_most;            /* the most bytes in flight at the end of an output */
+    bool used_up;                  /* cwnd was what ended it */
     uint64_t congestion_state[12]; /* the algorithm's own */
     struct tcp_prr prr;
     struct tcp_undo undo;

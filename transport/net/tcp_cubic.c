@@ -149,6 +149,9 @@ static void on_ack(struct zh_net_socket *s, const struct tcp_ack *ack)
                 s->ssthresh = s->cwnd;
             return;
         }
+        /* RFC 3465 section 2.3: after a timeout an ACK may cover what was sent before it. */
+        if (s->flags & TCP_AFTER_RTO)
+            acked = RTE_MIN(acked, (uint32_t)s->mss);
         acked = tcp_slow_start(s, acked);
     }
     if (acked > 0)
@@ -160,7 +163,9 @@ static void on_ack(struct zh_net_socket *s, const struct tcp_ack *ack)
 static void reduce(struct zh_net_socket *s)
 {
     struct cubic *cubic = cubic_of(s);
-    cubic->saved = cubic->epoch;
+    /* A timeout within fast recovery is undone with it (tcp_recovery_timeout). */
+    if (!(s->flags & TCP_IN_RECOVERY) || s->flags & TCP_AFTER_RTO)
+        cubic->saved = cubic->epoch;
     cubic->epoch.prior = (uint32_t)s->cwnd;
     cubic->epoch.start = 0;
     cubic->limited_since = 0;

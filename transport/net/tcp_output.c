@@ -248,16 +248,19 @@ static bool port_has_room(struct zh_net *net)
     return net->out_count < NET_BURST;
 }
 
-/* What was taken for lost, within the congestion window. False: nothing more can be sent now. */
-static bool send_lost(struct zh_net_socket *s)
+/* What was taken for lost, within the congestion window. False: nothing more can be sent now;
+ * *limited: for cwnd. */
+static bool send_lost(struct zh_net_socket *s, bool *limited)
 {
     struct tcp_sent *sent;
     unsigned count = 0;
     for (uint32_t i; (sent = tcp_sent_next_lost(&s->sent, &i));) {
         uint32_t size = sent->end - sent->seq;
         uint64_t in_flight = tcp_in_flight(s);
-        if (in_flight && in_flight + size > s->cwnd)
+        if (in_flight && in_flight + size > s->cwnd) {
+            *limited = true;
             return false;
+        }
         if (count++ == ROUND_SEGMENTS || !port_has_room(s->net) || !tcp_retransmit(s, sent)) {
             tcp_want_output(s);
             return false;
@@ -321,7 +324,7 @@ static bool choose(struct zh_net_socket *s, size_t options_size, uint32_t *size,
     return *size || *fin;
 }
 
-static void send_new(struct zh_net_socket *s)
+static void send_new(struct zh_net_socket *s, bool *limited)
 {
     uint8_t options[TCP_HEADER_MAX];
     uint32_t size;
@@ -330,8 +333,10 @@ static void send_new(struct zh_net_socket *s)
         return;
     size_t options_size = usual_options(s, options, UINT32_MAX);
     for (unsigned count = 0; choose(s, options_size, &size, &fin); count++) {
-        if (size && (uint64_t)tcp_in_flight(s) + size > s->cwnd)
+        if (size && (uint64_t)tcp_in_flight(s) + size > s->cwnd) {
+            *limited = true;
             break;
+        }
         if (count == ROUND_SEGMENTS || !port_has_room(s->net) ||
             !send_next(s, size, fin, options, options_size)) {
             tcp_want_output(s);
@@ -386,11 +391,26 @@ static void send_first_syn(struct zh_net_socket *s)
     tcp_deadline_set(s, TCP_DEADLINE_RTO, s->net->now + tcp_rto_now(s));
 }
 
+/* How much of cwnd is used, by the strongest that a round trip has shown: of the ACKs that come
+ * together only the first sees what was in flight. */
+static void note_use(struct zh_net_socket *s, bool limited)
+{
+    uint32_t in_flight = tcp_in_flight(s);
+    if (seq_geq(s->snd_una, s->used_until) || limited ||
+        (!s->used_up && in_flight > s->used_most)) {
+        s->used_up = limited;
+        s->used_most = in_flight;
+        s->used_until = s->snd_nxt;
+    }
+}
+
 void tcp_output(struct zh_net_socket *s)
 {
     if (tcp_synchronized(s)) {
-        if (send_lost(s))
-            send_new(s);
+        bool limited = false;
+        if (s->undo.frto == TCP_FRTO_NEW_DATA || send_lost(s, &limited))
+            send_new(s, &limited);
+        note_use(s, limited);
         if (s->flags & TCP_ACK_NOW && !tcp_send_ack(s))
             tcp_want_output(s);
         if (!s->deadline[TCP_DEADLINE_RTO] && tcp_must_probe(s))

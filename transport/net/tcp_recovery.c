@@ -20,6 +20,7 @@ static void enter(struct zh_net_socket *s)
     reduce(s);
     s->recover = s->snd_nxt;
     tcp_prr_begin(&s->prr, s->snd_nxt - s->snd_una);
+    s->tlp.outstanding = false; /* what it may have repaired is reacted to now */
     s->flags |= TCP_IN_RECOVERY;
     s->flags &= ~TCP_AFTER_RTO;
 }
@@ -32,7 +33,19 @@ void tcp_recovery_leave(struct zh_net_socket *s)
         s->cwnd = RTE_MAX(s->cwnd, RTE_MIN(s->ssthresh, (uint64_t)TCP_CWND_MAX));
     s->flags &= ~(TCP_IN_RECOVERY | TCP_AFTER_RTO);
     s->dupacks = 0;
+    s->undo.until = s->snd_nxt;
+    s->undo.frto = TCP_FRTO_OFF;
     tcp_rack_recovered(&s->rack);
+}
+
+/* Was anything lost that was sent since recovery began? To that congestion control has not reacted
+ * yet (RFC 5681 section 4.3: loss in each window of data). */
+static bool lost_since(const struct zh_net_socket *s)
+{
+    for (uint32_t i = 0; i < s->sent.count; i++)
+        if (tcp_sent_at(&s->sent, i)->flags & (TCP_SENT_LOST | TCP_SENT_RETRANSMITTED))
+            return true;
+    return false;
 }
 
 /* Duplicate and partial ACKs of a peer without SACK. Returns bytes newly lost; *delivered: what
@@ -43,25 +56,28 @@ static uint32_t newreno(struct zh_net_socket *s, const struct tcp_ack *ack, bool
 {
     bool fast = s->flags & TCP_IN_RECOVERY && !(s->flags & TCP_AFTER_RTO);
     if (duplicate) {
+        /* After a timeout they answer what was sent in vain, and all that is under way was counted
+         * out already; before recovery limited transmit ends with the second (RFC 3042). */
+        if (s->flags & TCP_AFTER_RTO || (!fast && s->dupacks == TCP_DUPACK_THRESHOLD))
+            return 0;
         *delivered = s->mss;
         if (s->dupacks < UINT8_MAX)
             s->dupacks++;
         /* RFC 6582 section 3.2 step 2: not for what was sent before the last recovery. */
-        if (s->dupacks == TCP_DUPACK_THRESHOLD && !(s->flags & TCP_IN_RECOVERY) &&
-            seq_geq(s->snd_una, s->recover))
+        if (s->dupacks == TCP_DUPACK_THRESHOLD && !fast && seq_gt(s->snd_una, s->recover))
             return tcp_sent_lose(&s->sent, tcp_sent_at(&s->sent, 0));
         return 0;
     }
     if (!ack->acked)
         return 0;
-    uint32_t told = (uint32_t)s->dupacks * s->mss;
-    *delivered = ack->acked > told ? ack->acked - told : 0;
     if (!fast) {
         s->dupacks = 0;
         return 0;
     }
-    /* A partial ACK: the next hole (step 3). */
-    uint32_t segments = ack->acked / s->mss;
+    /* A partial ACK: the next hole (step 3). Of what it covers the first was the retransmission, of
+     * which no duplicate has told. */
+    uint32_t told = (uint32_t)s->dupacks * s->mss, segments = (ack->acked - 1) / s->mss;
+    *delivered = RTE_MAX(ack->acked > told ? ack->acked - told : 0, (uint32_t)s->mss);
     s->dupacks = segments < s->dupacks ? (uint8_t)(s->dupacks - segments) : 0;
     return s->sent.count ? tcp_sent_lose(&s->sent, tcp_sent_at(&s->sent, 0)) : 0;
 }
@@ -80,53 +96,82 @@ static uint32_t rack(struct zh_net_socket *s)
     return lost;
 }
 
+/* RFC 5682 section 3.1, after the first timeout. Until new data has been answered nothing is sent
+ * again, so that what arrives late is not taken for a retransmission's doing. */
+static void frto(struct zh_net_socket *s, const struct tcp_ack *ack)
+{
+    if (s->undo.frto == TCP_FRTO_NEW_DATA)
+        s->undo.frto = TCP_FRTO_OFF; /* step 3a: not spurious, else it would be undone */
+    else if (s->undo.frto == TCP_FRTO_RETRANSMITTED && ack->acked) /* step 2b; without new data */
+        s->undo.frto = s->queue.end > s->nxt_offset &&
+                               seq_geq(s->snd_una + s->snd_wnd, s->snd_nxt + s->mss) &&
+                               tcp_in_flight(s) < s->cwnd
+                           ? TCP_FRTO_NEW_DATA
+                           : TCP_FRTO_OFF;
+}
+
+/* Did cwnd limit what was sent lately? If not, it says nothing of the path (RFC 7661), and does not
+ * grow; slow start may go as far as to twice what was used. */
+static bool app_limited(const struct zh_net_socket *s)
+{
+    return !s->used_up && !(tcp_in_slow_start(s) && s->cwnd < 2ull * s->used_most);
+}
+
 void tcp_recovery_ack(struct zh_net_socket *s, const struct tcp_segment *segment,
                       struct tcp_ack *ack, bool duplicate)
 {
-    bool sack = s->flags & TCP_HAS_SACK;
+    bool sack = s->flags & TCP_HAS_SACK, left = false;
     const struct tcp_sack_block *dsack =
         sack ? tcp_find_dsack(&segment->options, segment->ack) : NULL;
     if (ack->ce)
         tcp_ecn_echoed(s);
+    if (ack->rtt)
+        s->tlp.sampled = true;
+    if (sack) {
+        /* The duplicate that a probe has made tells nothing of reordering. */
+        bool of_probe =
+            s->tlp.outstanding && s->tlp.is_retrans && dsack && dsack->end == s->tlp.end_seq;
+        tcp_rack_adapt(&s->rack, s->snd_una, s->snd_nxt, dsack && !of_probe);
+    }
     if (tcp_undo_ack(s, segment, ack, dsack)) {
         tcp_recovery_probe(s);
         return;
     }
-    if (s->flags & TCP_IN_RECOVERY && ack->acked && seq_geq(s->snd_una, s->recover))
+    if (s->flags & TCP_IN_RECOVERY && ack->acked && seq_geq(s->snd_una, s->recover)) {
+        left = !(s->flags & TCP_AFTER_RTO);
         tcp_recovery_leave(s);
+        if (lost_since(s))
+            enter(s);
+    }
+    /* It must not fall behind by so much that the comparison turns. */
+    if (!(s->flags & TCP_IN_RECOVERY) && seq_gt(s->snd_una, s->recover))
+        s->recover = s->snd_una - 1;
     if (tcp_tlp_ack(&s->tlp, segment->ack, dsack, duplicate && !segment->options.sack_count) &&
         !(s->flags & TCP_IN_RECOVERY)) { /* RFC 8985 section 7.4: the probe repaired a loss */
         reduce(s);
         s->cwnd = s->ssthresh;
     }
-    if (ack->rtt)
-        s->tlp.sampled = true;
     uint32_t delivered = ack->delivered;
-    if (sack) {
-        tcp_rack_adapt(&s->rack, s->snd_una, s->snd_nxt, dsack);
-        ack->lost = rack(s);
-    } else {
-        ack->lost = newreno(s, ack, duplicate, &delivered);
-    }
-    bool entered = ack->lost && !(s->flags & TCP_IN_RECOVERY);
-    if (entered)
+    ack->lost = sack ? rack(s) : newreno(s, ack, duplicate, &delivered);
+    if (ack->lost && !(s->flags & TCP_IN_RECOVERY))
         enter(s);
     ack->in_recovery = s->flags & TCP_IN_RECOVERY;
     if (ack->in_recovery && !(s->flags & TCP_AFTER_RTO)) {
         uint32_t in_flight = tcp_in_flight(s);
         uint32_t more = tcp_prr_ack(&s->prr, delivered, in_flight, s->ssthresh, s->mss);
-        if (entered && more < s->mss) /* RFC 5681 section 3.2 step 3: the first one goes at once */
+        if (!s->prr.out && more < s->mss) /* section 3: the first is sent again in any case */
             more = s->mss;
         s->cwnd = in_flight + (uint64_t)more;
-    } else if (ack->acked && (!ack->ce || ack->in_recovery)) {
-        /* RFC 3168 section 6.1.2: an ACK that echoes a mark lets nothing grow; but after a timeout
-         * the peer echoes old ones until new data tells it otherwise.
-         * RFC 7661's concern in its simplest form: no growth that was not used. */
-        ack->app_limited = s->cwnd < s->ssthresh ? 2ull * ack->in_flight < s->cwnd
-                                                 : ack->in_flight + (uint64_t)s->mss < s->cwnd;
+    } else if (ack->acked && !left && (!ack->ce || ack->in_recovery)) {
+        /* What recovery has delivered was counted by it. RFC 3168 section 6.1.2: an ACK that echoes
+         * a mark lets nothing grow; but after a timeout the peer echoes old ones until new data
+         * tells it otherwise. */
+        ack->app_limited = app_limited(s);
         s->congestion->on_ack(s, ack);
     }
-    tcp_recovery_probe(s);
+    frto(s, ack);
+    if (ack->acked || ack->delivered) /* others do not put it off */
+        tcp_recovery_probe(s);
 }
 
 /* --- timers -------------------------------------------------------------------------------------
@@ -189,13 +234,18 @@ void tcp_recovery_timeout(struct zh_net_socket *s)
     tcp_deadline_stop(s, TCP_DEADLINE_REORDER);
     tcp_deadline_stop(s, TCP_DEADLINE_PROBE);
     s->tlp = (struct tcp_tlp){0};
-    if (!(s->flags & TCP_AFTER_RTO)) { /* RFC 5681 section 3.1: ssthresh stays while it times out
-                                        * again */
-        if (!(s->flags & TCP_IN_RECOVERY))
+    bool fresh = !(s->flags & TCP_IN_RECOVERY);
+    if (s->retries_before ==
+        0) { /* RFC 5681 section 3.1: ssthresh stays while it times out again */
+        if (fresh || s->flags & TCP_AFTER_RTO)
             tcp_undo_remember(s);
         s->congestion->on_timeout(s);
         tcp_ecn_reduced(s);
     }
+    /* RFC 5682 section 3.1 step 1: not within recovery, nor when it times out again. */
+    s->undo.frto = fresh && s->flags & TCP_HAS_SACK && s->retries_before == 0
+                       ? TCP_FRTO_RETRANSMITTED
+                       : TCP_FRTO_OFF;
     s->rto_at = net->now;
     s->cwnd = s->mss; /* the loss window */
     s->cwnd_acked = 0;
@@ -208,4 +258,6 @@ void tcp_recovery_timeout(struct zh_net_socket *s)
         tcp_rack_mark_on_timeout(&s->rack, &s->sent, net->now, s->srtt);
     else
         tcp_sent_lose_all(&s->sent);
+    /* The first goes whatever else may be under way (RFC 6298 (5.4)); the rest waits for cwnd. */
+    tcp_retransmit(s, tcp_sent_at(&s->sent, 0));
 }

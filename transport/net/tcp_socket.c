@@ -191,7 +191,8 @@ void tcp_establish(struct zh_net_socket *s)
     s->state = TCPS_ESTABLISHED;
     s->last_received = s->last_progress = s->net->now;
     s->backoff = s->retries = 0;
-    s->recover = s->snd_una;
+    s->recover = s->snd_una - 1;
+    s->used_until = s->snd_una;
     s->cwnd = tcp_initial_window(s->mss);
     s->congestion->start(s);
     tcp_rack_begin(&s->rack, s->snd_una);

@@ -23,12 +23,18 @@ uint16_t net_path_mtu(const struct zh_net *net, const struct net_addr *dst)
     return path && path->expires > net->now ? path->mtu : net->config.mtu;
 }
 
+uint64_t net_path_expires(const struct zh_net *net, const struct net_addr *dst)
+{
+    const struct net_path *path = find(net, dst);
+    return path && path->expires > net->now ? path->expires : NET_NEVER;
+}
+
 /* The next of the sizes that links have (RFC 1191 section 7.1). */
-static uint16_t plateau_below(uint16_t mtu)
+uint16_t net_path_plateau(uint16_t size)
 {
     static const uint16_t plateaus[] = {32000, 17914, 8166, 4352, 2002, 1492, 1006};
     for (unsigned i = 0; i < sizeof plateaus / sizeof *plateaus; i++)
-        if (plateaus[i] < mtu)
+        if (plateaus[i] < size)
             return plateaus[i];
     return MTU_MIN_V4;
 }
@@ -38,7 +44,7 @@ uint16_t net_path_lower(struct zh_net *net, const struct net_addr *dst, uint16_t
     uint16_t least = net_addr_is_v4(dst) ? MTU_MIN_V4 : MTU_MIN_V6;
     uint16_t now = net_path_mtu(net, dst);
     if (!mtu)
-        mtu = plateau_below(now);
+        mtu = net_path_plateau(now);
     if (mtu < least)
         mtu = least;
     if (mtu >= now)

@@ -18,11 +18,14 @@ bool net_error_quote(const struct zh_net *net, const uint8_t *packet, size_t siz
         error->local = net_addr_v4(v4->src);
         error->remote = net_addr_v4(v4->dst);
         error->protocol = v4->protocol;
+        error->size = rte_be_to_cpu_16(v4->total_length);
     } else if (size >= sizeof *v6 && *packet >> 4 == 6) {
         offset = sizeof *v6; /* our segments have no other headers */
         memcpy(&error->local, v6->src, 16);
         memcpy(&error->remote, v6->dst, 16);
         error->protocol = v6->next;
+        error->size = (uint16_t)RTE_MIN(rte_be_to_cpu_16(v6->payload_length) + sizeof *v6,
+                                        (size_t)UINT16_MAX);
         if (net_addr_is_v4(&error->local))
             return false;
     } else {

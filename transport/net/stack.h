@@ -121,6 +121,7 @@ struct net_error {
     int error;                        /* EHOSTUNREACH, ECONNREFUSED, EMSGSIZE ... */
     bool hard;                        /* RFC 1122 section 4.2.3.9 */
     uint16_t mtu;                     /* with EMSGSIZE; 0: not told (RFC 1191 section 3) */
+    uint16_t size;                    /* of the quoted packet, as it says; IP header included */
 };
 
 /* --- the stack -------------------------------------------------------------------------------- */
@@ -272,9 +273,13 @@ bool net_is_own(const struct zh_net *net, const struct net_addr *address);
 bool net_route(const struct zh_net *net, const struct net_addr *dst, struct net_next_hop *hop);
 /* Of packets to `dst`, the IP header included. */
 uint16_t net_path_mtu(const struct zh_net *net, const struct net_addr *dst);
+/* When that may be more again; NET_NEVER: it is the link's. */
+uint64_t net_path_expires(const struct zh_net *net, const struct net_addr *dst);
 /* An ICMP "too big" that TCP has believed (RFC 5927): lowers, never below 576 (1280 for IPv6).
  * Returns what holds now. */
 uint16_t net_path_lower(struct zh_net *net, const struct net_addr *dst, uint16_t mtu);
+/* What a router probably has that did not take a packet of this size, and does not say. */
+uint16_t net_path_plateau(uint16_t size);
 
 /* --- IP (ipv4.c, ipv6.c), reassembly (fragment.c), ICMP (icmp.c, icmpv6.c) -----------------------
  */

@@ -347,6 +347,7 @@ struct zh_net_socket {
     uint64_t send_limit;
     uint16_t mss; /* payload of a segment without options: the least of path, peer and own */
     uint16_t mss_peer, mss_user;
+    uint64_t path_expires; /* when mss is to be reckoned anew; NET_NEVER: not */
 
     /* receive sequence space */
     uint32_t irs, rcv_nxt, rcv_wnd;       /* rcv_wnd: as of the last ACK sent, from rcv_nxt then */

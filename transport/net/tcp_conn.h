@@ -77,8 +77,18 @@ void tcp_describe(const struct tcp_entry *entry, struct zh_net_connection *line)
 
 /* May more be queued to be sent? */
 bool tcp_can_queue(const struct zh_net_socket *s);
-/* A smaller path MTU was told of; 0: without saying which (RFC 1191 section 3). */
-void tcp_path_changed(struct zh_net_socket *s, uint16_t mtu);
+
+/* --- tcp_pmtu.c (RFC 1191, RFC 8201) ------------------------------------------------------------
+ */
+
+/* A segment that is under way was too large. */
+void tcp_path_changed(struct zh_net_socket *s, const struct net_error *error);
+/* Before new segments are cut: what was learned of the path may be too old to be heeded. */
+static inline void tcp_path_recheck(struct zh_net_socket *s)
+{
+    if (s->net->now >= s->path_expires)
+        tcp_update_mss(s);
+}
 
 /* --- tcp_isn.c ----------------------------------------------------------------------------------
  */

@@ -326,7 +326,7 @@ void tcp_icmp_error(struct zh_net *net, const struct net_error *error)
         return;
     }
     if (error->error == EMSGSIZE) {
-        tcp_path_changed(s, error->mtu);
+        tcp_path_changed(s, error);
     } else if (tcp_synchronized(s) || !error->hard) {
         /* RFC 5927 section 5.2 and RFC 1122 section 4.2.3.9: a hint, nothing more. */
         s->error_soft = error->error;

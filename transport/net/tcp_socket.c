@@ -169,21 +169,7 @@ void tcp_update_mss(struct zh_net_socket *s)
     if (s->flags & TCP_HAS_TIMESTAMPS) /* RFC 6691 section 2: options count against it */
         mss -= TIMESTAMPS_SIZE;
     s->mss = (uint16_t)mss;
-}
-
-void tcp_path_changed(struct zh_net_socket *s, uint16_t mtu)
-{
-    net_path_lower(s->net, &s->entry.flow.remote, mtu);
-    uint16_t before = s->mss;
-    tcp_update_mss(s);
-    if (s->mss >= before || !tcp_synchronized(s))
-        return;
-    /* RFC 1191 section 6.4: what is under way was too large; it goes again, and no congestion is
-     * concluded from it. */
-    for (uint32_t i = 0; i < s->sent.count; i++)
-        if (tcp_sent_size(tcp_sent_at(&s->sent, i)) > s->mss)
-            tcp_sent_lose(&s->sent, tcp_sent_at(&s->sent, i));
-    tcp_want_output(s);
+    s->path_expires = net_path_expires(s->net, remote);
 }
 
 void tcp_establish(struct zh_net_socket *s)

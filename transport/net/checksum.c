@@ -43,7 +43,9 @@ static uint64_t sum_portable(const uint8_t *data, size_t size)
 static uint64_t (*sum_long)(const uint8_t *data, size_t size) = sum_portable;
 
 #if defined(__x86_64__)
-__attribute__((target("avx2"))) static uint64_t sum_avx2(const uint8_t *data, size_t size)
+/* Tuned for what has AVX2: what the rest is tuned for reads 32 bytes in two halves. */
+__attribute__((target("avx2,tune=haswell"))) static uint64_t sum_avx2(const uint8_t *data,
+                                                                      size_t size)
 {
     const __m256i low = _mm256_set1_epi64x(0xffffffff);
     __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;

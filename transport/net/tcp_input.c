@@ -94,7 +94,7 @@ static void input_syn_sent(struct zh_net_socket *s, struct tcp_segment *segment)
         if (syn->transmissions == 1) /* Karn; with back-off RFC 6298 (5.7) */
             tcp_rto_sample(s, net->now - syn->sent_at);
         else
-            s->rto = 3 * NET_SECOND;
+            s->rto = TCP_RTO_AFTER_SYN;
         tcp_sent_free(&s->sent);
         s->snd_una = segment->ack;
         s->una_offset = s->nxt_offset = 0;

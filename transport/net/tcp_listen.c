@@ -141,6 +141,8 @@ static struct zh_net_socket *promote(struct zh_net *net, struct tcp_request *req
     s->snd_wnd_max = s->snd_wnd;
     s->snd_wl1 = segment->seq;
     s->snd_wl2 = segment->ack;
+    if (request->retries) /* RFC 6298 (5.7) */
+        s->rto = TCP_RTO_AFTER_SYN;
     if (request->has_ecn)
         s->flags |= TCP_HAS_ECN;
     if (queued)

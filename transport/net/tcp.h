@@ -61,9 +61,9 @@ enum {
     TCP_SYNACK_RETRIES = 5,
     TCP_RETRIES = 15, /* as Linux; RFC 1122 section 4.2.3.5: R2 at least 100 s */
 };
-#define TCP_RTO_INITIAL NET_SECOND     /* RFC 6298 (2.1) */
+#define TCP_RTO_INITIAL NET_SECOND         /* RFC 6298 (2.1) */
 #define TCP_RTO_AFTER_SYN (3 * NET_SECOND) /* RFC 6298 (5.7): if it was retransmitted */
-#define TCP_RTO_MAX (120 * NET_SECOND) /* RFC 6298 (2.5): at least 60 s; as Linux */
+#define TCP_RTO_MAX (120 * NET_SECOND)     /* RFC 6298 (2.5): at least 60 s; as Linux */
 #define TCP_CWND_MAX (UINT32_C(1) << 30)
 
 /* --- options (tcp_options.c)

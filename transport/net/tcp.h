@@ -429,6 +429,15 @@ struct tcp_time_wait {
 /* --- TCP as a whole
  * -------------------------------------------------------------------------------------- */
 
+/* tcp_pressure.c */
+struct tcp_pressure {
+    struct rte_mempool *headers; /* of copies; owned */
+    struct tcp_copies *copies;   /* owned jointly with these */
+    uint64_t limit;              /* bytes of copies */
+    uint32_t kept;               /* packets since the port was last asked what it has left */
+    bool low;                    /* the port has too few packets left */
+};
+
 struct tcp {
     struct tcp_entry **buckets; /* by keyed hash of the flow; a power of two; owned */
     uint32_t bucket_mask;
@@ -443,6 +452,7 @@ struct tcp {
     TAILQ_HEAD(, tcp_time_wait) time_wait;
     struct net_timer time_wait_timer;
     struct net_limit cookie_resets;
+    struct tcp_pressure pressure;
     uint16_t port_table[64]; /* RFC 6056 section 3.3.4 */
 };
 

@@ -198,6 +198,8 @@ void tcp_receive_start(struct zh_net_socket *s);
 int tcp_take(struct zh_net_socket *s, struct zh_stream_segment *segments, unsigned count);
 /* Copy bytes of the queue out; how many. */
 size_t tcp_read(struct zh_net_socket *s, void *data, size_t size, bool peek);
+/* Drop what came out of order. */
+void tcp_receive_renege(struct zh_net_socket *s);
 /* Before the first packet comes; a negative errno. */
 int tcp_receive_register(void);
 /* Look for room that other threads have made; true: some still wait for it. */

@@ -1,5 +1,6 @@
 /* What a connection sends: segments built from the queue, ACKs, and what is sent once more. */
 #include "tcp_conn.h"
+#include "tcp_pressure.h"
 #include "tcp_reorder.h"
 
 enum {
@@ -428,6 +429,7 @@ void tcp_output(struct zh_net_socket *s)
 
 uint64_t tcp_poll(struct zh_net *net)
 {
+    tcp_pressure_poll(net);
     bool starved = tcp_receive_poll(net);
     /* Those that ask again in this round are for the next. */
     struct zh_net_socket *s, *last = TAILQ_LAST(&net->tcp->out, tcp_out_list);

@@ -6,11 +6,13 @@
 #include <stdlib.h>
 
 #include "tcp_conn.h"
+#include "tcp_pressure.h"
 #include "tcp_reorder.h"
 
 enum {
     QUICK_ACKS = 16,  /* at the start of a connection, so that the peer's window grows (as Linux) */
     ACK_SEGMENTS = 2, /* RFC 9293 section 3.8.6.3: at least every second full-sized segment */
+    COPY_MIN = 4096,  /* bytes of a buffer for copies of what comes in order */
     BURST_SEGMENTS = 16, /* at most this many in one ACK of a burst, or 1/8 of the window */
 };
 
@@ -128,12 +130,15 @@ static void append(struct zh_net_socket *s, struct rte_mbuf *head, struct rte_mb
 }
 
 /* A small packet joins the one before it, so that a peer's tiny segments cannot hold a buffer each.
- * Only when the connection holds much already: alone it is left where it lies. */
+ * Only when the connection holds much already: alone it is left where it lies. Any packet does,
+ * when there are few left. */
 static bool coalesce(struct zh_net_socket *s, struct rte_mbuf *packet, uint32_t size)
 {
     struct rte_mbuf *tail = s->rcv_tail;
-    if (!tail || size > TCP_COPY_MAX || held(s) < s->rcv_budget / 4 || tail->next ||
-        rte_mbuf_refcnt_read(tail) != 1 || !RTE_MBUF_DIRECT(tail) ||
+    bool wanted =
+        s->net->tcp->pressure.low || (size <= TCP_COPY_MAX && held(s) >= s->rcv_budget / 4);
+    if (!tail || !wanted || tail->next || rte_mbuf_refcnt_read(tail) != 1 ||
+        !(RTE_MBUF_DIRECT(tail) || tcp_pressure_made(s->net, tail)) ||
         rte_pktmbuf_tailroom(tail) < size)
         return false;
     const void *data =
@@ -200,19 +205,60 @@ static void pull(struct zh_net_socket *s)
     append(s, head, tail, size, memory);
 }
 
-/* The window has bounded payload; packets emptier than was reckoned can still be too many. */
-static uint64_t most_memory(const struct zh_net_socket *s)
+void tcp_receive_renege(struct zh_net_socket *s)
 {
-    return 2ull * s->rcv_budget;
+    tcp_reorder_drop(&s->reorder, meta_offset);
 }
 
-/* For a packet that is in order. What is out of order makes room for it (RFC 2018 section 8 allows
- * it): nothing else would ever let the connection go on. */
-static bool make_room(struct zh_net_socket *s, uint32_t memory)
+/* A packet that is to be kept: itself, or while the port has few left a copy, with `room` for more.
+ * NULL: no memory, and the packet is the caller's still. */
+static struct rte_mbuf *keep(struct zh_net_socket *s, struct rte_mbuf *packet, uint32_t room)
 {
-    if (held(s) + memory > most_memory(s) && s->reorder.count)
-        tcp_reorder_drop(&s->reorder, meta_offset);
-    return held(s) + memory <= most_memory(s);
+    s->net->tcp->pressure.kept++;
+    if (likely(!s->net->tcp->pressure.low))
+        return packet;
+    struct rte_mbuf *copy = tcp_pressure_copy(s->net, packet, held(s), room);
+    if (!copy)
+        return NULL;
+    *meta_of(copy) = *meta_of(packet);
+    tcp_count_copied(s, packet->pkt_len);
+    rte_pktmbuf_free(packet);
+    return copy;
+}
+
+/* The window has bounded payload; packets emptier than was reckoned can still be too many. */
+static bool is_full(const struct zh_net_socket *s, uint32_t memory)
+{
+    return held(s) + memory > 2ull * s->rcv_budget;
+}
+
+/* Payload in order joins the queue. False: there is no memory for it. Takes the packet. */
+static bool enqueue(struct zh_net_socket *s, struct rte_mbuf *packet, uint32_t size)
+{
+    if (coalesce(s, packet, size)) {
+        rte_pktmbuf_free(packet);
+        return true;
+    }
+    /* Twice as much as the copy before, which is full. */
+    bool more = s->rcv_tail && tcp_pressure_made(s->net, s->rcv_tail);
+    uint32_t room = more ? 2u * s->rcv_tail->buf_len : COPY_MIN, memory = tcp_packet_memory(packet);
+    struct rte_mbuf *kept = is_full(s, memory) ? NULL : keep(s, packet, room);
+    if (!kept && s->reorder.count) { /* nothing else would ever let the connection go on */
+        tcp_receive_renege(s);
+        kept = is_full(s, memory) ? NULL : keep(s, packet, room);
+    }
+    if (!kept) {
+        rte_pktmbuf_free(packet);
+        return false;
+    }
+    append(s, kept, kept, size, tcp_packet_memory(kept));
+    return true;
+}
+
+static void drop(struct zh_net_socket *s)
+{
+    s->net->stats.tcp_in_dropped++;
+    ack_at_once(s);
 }
 
 static void receive_payload(struct zh_net_socket *s, struct tcp_segment *segment)
@@ -239,15 +285,8 @@ static void receive_payload(struct zh_net_socket *s, struct tcp_segment *segment
     }
     learn_ratio(s, segment->size, memory);
     if (first == s->rcv_nxt) {
-        struct rte_mbuf *packet = cut(segment, first, size);
-        if (coalesce(s, packet, size)) {
-            rte_pktmbuf_free(packet);
-        } else if (make_room(s, memory)) {
-            append(s, packet, packet, size, memory);
-        } else {
-            net->stats.tcp_in_dropped++;
-            rte_pktmbuf_free(packet);
-            ack_at_once(s);
+        if (!enqueue(s, cut(segment, first, size), size)) {
+            drop(s);
             return;
         }
         bool filled = s->reorder.count;
@@ -259,14 +298,17 @@ static void receive_payload(struct zh_net_socket *s, struct tcp_segment *segment
         tcp_notify(s);
         return;
     }
-    if (held(s) + memory > most_memory(s)) {
-        net->stats.tcp_in_dropped++;
-        ack_at_once(s);
+    if (is_full(s, memory)) {
+        drop(s);
         return;
     }
     net->stats.tcp_in_out_of_order++;
-    enum tcp_reorder_result result =
-        tcp_reorder_insert(&s->reorder, meta_offset, cut(segment, first, size), first);
+    enum tcp_reorder_result result = TCP_REORDER_REFUSED;
+    struct rte_mbuf *packet = cut(segment, first, size), *kept = keep(s, packet, size);
+    if (kept)
+        result = tcp_reorder_insert(&s->reorder, meta_offset, kept, first);
+    else
+        rte_pktmbuf_free(packet);
     if (result == TCP_REORDER_REFUSED)
         net->stats.tcp_in_dropped++;
     else if (result == TCP_REORDER_DUPLICATE)

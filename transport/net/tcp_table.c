@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "tcp_conn.h"
+#include "tcp_pressure.h"
 
 enum {
     EPHEMERAL_FIRST = 32768, /* as Linux's ip_local_port_range */
@@ -129,7 +130,7 @@ int tcp_create(struct zh_net *net)
     TAILQ_INIT(&tcp->all);
     TAILQ_INIT(&tcp->time_wait);
     net->tcp = tcp;
-    return 0;
+    return tcp_pressure_start(net);
 }
 
 void tcp_free(struct zh_net *net)
@@ -142,6 +143,7 @@ void tcp_free(struct zh_net *net)
     while ((entry = TAILQ_FIRST(&tcp->time_wait)))
         tcp_time_wait_free(net, entry);
     net_timer_stop(&net->timers, &tcp->time_wait_timer);
+    tcp_pressure_stop(net);
     free(tcp->buckets);
     free(tcp);
     net->tcp = NULL;

@@ -216,6 +216,7 @@ ZH_API void zh_net_ping_stop(struct zh_net *net, struct zh_net_ping *ping);
     X(tcp_in_duplicate, "TCP segments of which all was received before")                           \
     X(tcp_in_out_of_window, "TCP segments beyond the window")                                      \
     X(tcp_in_dropped, "TCP segments dropped for want of memory")                                   \
+    X(tcp_packets_low, "times the port had few packets left: payload is copied out of them")       \
     X(tcp_out, "TCP segments sent")                                                                \
     X(tcp_out_payload, "bytes of payload sent, retransmissions included")                          \
     X(tcp_out_retransmitted, "TCP segments retransmitted")                                         \

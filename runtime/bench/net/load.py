@@ -118,9 +118,8 @@ def serve() -> None:
     """Echo, sink and source on the kernel's TCP, a thread for each connection."""
 
     def work(peer: socket.socket, what: Callable[[socket.socket], None]) -> None:
-        with peer:
-            with contextlib.suppress(ConnectionError):
-                what(peer)
+        with peer, contextlib.suppress(ConnectionError):
+            what(peer)
 
     def accept(listener: socket.socket, what: Callable[[socket.socket], None]) -> None:
         while True:

@@ -454,6 +454,7 @@ void link_close(Link *link, int code, const char *why)
         Py_XDECREF(result);
         Py_DECREF(on_dead);
     }
+    holds_end(); /* of what had come back by now */
 }
 
 /* The peer has ended the link, and what it had posted has been delivered. */

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import subprocess
@@ -231,10 +232,46 @@ def test_sent_by_what_has_the_bytes(types, sent):
     assert message.child.data == bytes([3]) * 5000
     assert message.child.one_data == message.blobs[600] == bytes(5000)
     assert message.chunks[2] == bytes([2]) * 5000
-    # All goes back before the link between them goes.
-    del shown
-    message.Clear()
-    sent.received.clear()
+
+
+def keeping(types, kept):
+    class Keeper(types.KeeperServicer):
+        def Keep(self, request, context):
+            kept.append(request)
+            return types.Tree(data=request.data)
+
+    return Keeper()
+
+
+@pytest.mark.parametrize("closes", ["channel", "server"])
+@pytest.mark.parametrize("dropped", ["before", "after", "the first before"])
+@pytest.mark.parametrize("count", [1, 16])
+def test_closed_while_lent_to_itself(types, tmp_path, closes, dropped, count):
+    """What a loan holds had come by the same link: neither waits for the other."""
+    gc.collect()
+    eventually(lambda: balance() == 0)
+    kept = []
+    target = f"shm:{tmp_path}/keeper"
+    server = zerohop.server()
+    types.add_KeeperServicer_to_server(keeping(types, kept), server)
+    server.add_insecure_port(target)
+    server.start()
+    channel = zerohop.insecure_channel(target)
+    stub = types.KeeperStub(channel)
+    stub.Keep(types.Tree(data=b"d" * 5000), timeout=WAIT)
+    for _ in range(count):
+        stub.Keep(types.Tree(data=kept[-1].data), timeout=WAIT)
+    assert balance() > 0
+    if dropped == "before":
+        kept.clear()
+    elif dropped == "the first before":
+        del kept[0]
+    if closes == "channel":
+        channel.close()
+    server.stop(None).wait(WAIT)
+    channel.close()
+    assert all(one.data == b"d" * 5000 for one in kept)
+    kept.clear()
     eventually(lambda: balance() == 0)
 
 

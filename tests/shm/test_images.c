@@ -632,6 +632,47 @@ static void forked_while_held(void)
     discard(&block, 1);
 }
 
+/* A link has ended, and one side still reads: what it lets go comes back at once, the rest not. */
+static void back_one_by_one(bool lender_closes, bool before)
+{
+    struct zh_link *client, *server;
+    struct zh_block block;
+    struct zh_received r[3];
+
+    pair_link(&pair, NULL, NULL, &client, &server);
+    for (int i = 0; i < 3; i++) {
+        build(&block, 1, 100);
+        CHECK_EQ(lend(client, &block, 1), 0);
+        r[i] = take(server);
+        discard(&block, 1);
+    }
+    struct zh_link *first = lender_closes ? client : server;
+    struct zh_link *second = lender_closes ? server : client;
+    if (before)
+        zh_link_let_go(server, &r[0]);
+    zh_link_close(first, "end");
+    /* Where the lender has closed, the reader does not know yet. */
+    if (!before)
+        zh_link_let_go(server, &r[0]);
+    CHECK(
+        serve_until_dead(lender_closes ? pair.server_pump : pair.client_pump, second, SECONDS(5)));
+    zh_link_close(second, "end");
+    serve_both();
+    CHECK_EQ(loans_open(client), 2);
+    zh_link_let_go(server, &r[1]);
+    serve_both();
+    CHECK_EQ(loans_open(client), 1);
+    CHECK(client->lingering);
+    zh_link_let_go(server, &r[2]);
+    serve_both();
+    CHECK_EQ(loans_open(client), 0);
+    CHECK(!client->lingering && client->detached && server->detached);
+    zh_link_unref(client);
+    zh_link_unref(server);
+    CHECK_EQ(arena_used(), 0);
+    CHECK_EQ(lent_and_not_returned(), 0);
+}
+
 int main(void)
 {
     scratch("");
@@ -645,6 +686,8 @@ int main(void)
     closed_while_held();
     lent_back();
     closed_before_mapped();
+    for (int way = 0; way < 4; way++)
+        back_one_by_one((way & 1) != 0, (way & 2) != 0);
     many_segments();
     killed_while_held();
     forked_while_held();

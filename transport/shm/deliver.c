@@ -150,42 +150,61 @@ void zh_link_consume(struct zh_link *link, const struct zh_received *received)
         zh_link_flush(link);
 }
 
-int zh_link_next_return(struct zh_link *link, struct zh_return *credit)
+/* With the lock held: take what has been returned, up to the next credit unless `credit` is NULL,
+ * which leaves credits out. 1: there is a credit; -ERANGE for a head that cannot be, or -EPROTO. */
+static int take_returns(struct zh_link *link, struct zh_return *credit)
 {
     const struct zh_side *peer = zh_link_peer(link);
-    int result = 0;
-    uint32_t taken = 0;
-
-    if (zh_link_state(link) != ZH_LINK_OPEN)
-        return 0;
     uint64_t head = atomic_load_explicit(&peer->return_head, memory_order_acquire);
     uint64_t tail = zh_link_tail(&link->return_tail);
-    if (head == tail)
-        return 0;
-    if (head - tail > ZH_RETURN_ENTRIES)
-        return violation(link, "its return head is outside what is possible");
+    int result = 0;
 
-    pthread_mutex_lock(&link->lock);
+    if (head - tail > ZH_RETURN_ENTRIES)
+        return -ERANGE;
     while (result == 0 && tail != head) {
-        copy_once(credit, &peer->returns[tail % ZH_RETURN_ENTRIES], sizeof(*credit));
+        struct zh_return entry;
+        copy_once(&entry, &peer->returns[tail % ZH_RETURN_ENTRIES], sizeof(entry));
         tail++;
-        if (credit->kind == ZH_RETURN_LOAN) {
-            struct zh_loan loan = {credit->value, (uint32_t)credit->object};
-            if (credit->object > UINT32_MAX || zh_ledger_return(&link->ledger, loan) != 0)
+        if (entry.kind == ZH_RETURN_LOAN) {
+            struct zh_loan loan = {entry.value, (uint32_t)entry.object};
+            if (entry.object > UINT32_MAX || zh_ledger_return(&link->ledger, loan) != 0)
                 result = -EPROTO;
-            taken++;
-        } else if (credit->kind == ZH_RETURN_CREDIT) {
-            result = 1;
-        } else {
+        } else if (entry.kind != ZH_RETURN_CREDIT) {
             result = -EPROTO;
+        } else if (credit != NULL) {
+            *credit = entry;
+            result = 1;
         }
-    }
-    if (taken > 0) {
-        (void)zh_link_drop_segments(link);
-        zh_link_want_held(link);
     }
     atomic_store_explicit(&link->return_tail, tail, memory_order_relaxed);
     atomic_store_explicit(&zh_link_own(link)->return_tail, tail, memory_order_release);
+    return result;
+}
+
+int zh_link_next_return(struct zh_link *link, struct zh_return *credit)
+{
+    int result = 0;
+
+    if (zh_link_state(link) != ZH_LINK_OPEN ||
+        atomic_load_explicit(&zh_link_peer(link)->return_head, memory_order_acquire) ==
+            zh_link_tail(&link->return_tail))
+        return 0;
+    pthread_mutex_lock(&link->lock);
+    if (zh_link_state(link) == ZH_LINK_OPEN) {
+        uint32_t open = link->ledger.open;
+        result = take_returns(link, credit);
+        if (link->ledger.open < open) {
+            (void)zh_link_drop_segments(link);
+            zh_link_want_held(link);
+        }
+    }
     pthread_mutex_unlock(&link->lock);
+    if (result == -ERANGE)
+        return violation(link, "its return head is outside what is possible");
     return result == -EPROTO ? violation(link, "a return of what was not lent") : result;
+}
+
+bool zh_link_last_returns(struct zh_link *link)
+{
+    return link->peer.base == NULL || take_returns(link, NULL) == 0;
 }

@@ -205,8 +205,8 @@ static void leave_pump(struct zh_link *link, int bell)
 }
 
 /*
- * With the lock held: our side has ended. The peer takes back what it has lent when it learns of
- * the shutdown, so that this waits for what is held; `tell`: the peer does not know yet.
+ * With the lock held: our side has ended. The peer takes back all that it has lent when it learns
+ * of the shutdown, so that this waits for what is held; `tell`: the peer does not know yet.
  */
 static void end_side(struct zh_link *link, bool linger, bool tell)
 {
@@ -216,10 +216,13 @@ static void end_side(struct zh_link *link, bool linger, bool tell)
     /* EAGAIN: it does not read its socket. That the link ends matters more than what it has lent.
      */
     if (link->held > 0 &&
-        (!tell || zh_message_send(link->socket, &leaving, sizeof(leaving), NULL, 0) == 0))
+        (!tell || zh_message_send(link->socket, &leaving, sizeof(leaving), NULL, 0) == 0)) {
         link->reading = true;
-    else
+        /* If it lingers already: it was not told of what we gave back while we were open. */
+        zh_link_ring(link);
+    } else {
         shutdown(link->socket, linger ? SHUT_WR : SHUT_RDWR);
+    }
 }
 
 void zh_link_close(struct zh_link *link, const char *why)
@@ -259,6 +262,8 @@ void zh_link_close(struct zh_link *link, const char *why)
         end_side(link, linger, false);
     }
     link->closed = true;
+    if (linger)
+        (void)zh_link_last_returns(link); /* what cannot be is seen once more in zh_link_linger */
     bool unread = link->held == 0;
     if (linger)
         zh_link_ref(link); /* the pump's, until zh_link_linger lets go */
@@ -279,17 +284,21 @@ bool zh_link_linger(struct zh_link *link)
     bool gone = zh_link_peer_exited(link);
 
     /* Bounded, as in zh_link_serve. */
-    for (int i = 0; !gone; i++) {
-        int n = i < 16 ? zh_message_receive(link->socket, &message) : -EAGAIN;
+    for (int i = 0; !gone && i < 16; i++) {
+        int n = zh_message_receive(link->socket, &message);
         if (n == 1)
             zh_message_close_fds(&message);
         else if (n == -EAGAIN)
-            return true;
+            break;
         else
             gone = true;
     }
     /* Two threads that collect events may both come here; one of them ends it. */
     pthread_mutex_lock(&link->lock);
+    if (link->lingering && !gone && zh_link_last_returns(link)) {
+        pthread_mutex_unlock(&link->lock);
+        return true;
+    }
     if (link->lingering && zh_link_is_read_on(link)) {
         /* The peer's end would wake us without end: wait for that of the lifeline alone. Where the
          * pump cannot (no memory), what is read stays lent, and the next sweep looks. */

@@ -122,6 +122,9 @@ int zh_link_adopt(struct zh_link *link, const struct zh_hello *hello, const int 
 /* Ring the peer's doorbell, whatever its epoch. */
 void zh_link_ring(struct zh_link *link);
 
+/* With the lock held: take what comes back to a link that lingers; false for what cannot be. */
+bool zh_link_last_returns(struct zh_link *link);
+
 /* With the lock held: have the peer ring when it gives back what others wait for. */
 void zh_link_want_held(struct zh_link *link);
 

@@ -192,8 +192,12 @@ void zh_link_give_back(struct zh_link *link, const struct zh_received *received)
     int error = 0;
 
     pthread_mutex_lock(&link->lock);
-    if (zh_link_state(link) == ZH_LINK_OPEN)
+    bool dead = zh_link_state(link) == ZH_LINK_DEAD;
+    if (link->peer.base != NULL)
         error = post_return(link, entry, 0);
+    /* The owner may linger, whose pump looks at no returns before it sleeps. */
+    if (dead && error == 0)
+        zh_link_ring(link);
     pthread_mutex_unlock(&link->lock);
     /* There is an entry for each possible loan: only a peer that breaks the rules fills the ring.
      */

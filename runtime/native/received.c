@@ -9,8 +9,8 @@ PyTypeObject *Received_Type;
 
 /* What the peer has sent back of what we had lent to it: memory of ours, or of another peer. */
 struct come_back {
-    uint32_t called; /* by which the peer refers to it, from `begin` on */
-    uint64_t begin, size;
+    zh_ref begin; /* by which the peer refers to it */
+    uint64_t size;
     struct zh_image_block block; /* with a reference to it, or its `owner`, a Received */
 };
 
@@ -19,8 +19,9 @@ struct Received {
     struct zh_link *link; /* held, while there is a loan; else NULL */
     struct zh_received record;
     uint32_t fork_generation;
-    uint32_t back_count;
-    struct come_back *back;
+    uint32_t back_count, back_room;
+    uint32_t back_last;     /* what was asked for last */
+    struct come_back *back; /* by `begin` */
     uint32_t root_bytes;
     uint8_t *root; /* private */
     uint8_t small[256];
@@ -118,30 +119,69 @@ static bool take_back(Received *self, uint32_t called, uint64_t offset, uint64_t
     return true;
 }
 
-/* Memory that we have lent to the peer, and it refers to. */
-static const uint8_t *come_back(Received *self, uint32_t called, uint64_t offset, uint64_t bytes)
+/* How many of them begin at or before a reference. */
+static uint32_t back_before(const Received *self, zh_ref ref)
 {
-    for (uint32_t i = 0; i < self->back_count; i++) {
-        const struct come_back *back = &self->back[i];
-        if (back->called == called && offset >= back->begin && offset - back->begin < back->size &&
-            bytes <= back->size - (offset - back->begin))
-            return back->block.data + (offset - back->begin);
+    uint32_t low = 0, high = self->back_count;
+
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (self->back[middle].begin <= ref)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+/* Enter what has been taken back: its place, or UINT32_MAX when out of memory. */
+static uint32_t back_enter(Received *self, const struct come_back *back)
+{
+    if (self->back_count == self->back_room) {
+        uint32_t room = self->back_room == 0 ? 4 : self->back_room * 2;
+        struct come_back *more = realloc(self->back, room * sizeof(*more));
+        if (more == NULL)
+            return UINT32_MAX;
+        self->back = more;
+        self->back_room = room;
+    }
+    uint32_t place = back_before(self, back->begin);
+    memmove(&self->back[place + 1], &self->back[place],
+            (self->back_count - place) * sizeof(*self->back));
+    self->back[place] = *back;
+    self->back_count++;
+    return place;
+}
+
+/* Memory that we have lent to the peer, and it refers to. */
+static const uint8_t *come_back(Received *self, zh_ref ref, uint64_t bytes)
+{
+    uint32_t place = back_before(self, ref);
+
+    /* What others had lent may overlap; blocks of our own do not. */
+    for (uint32_t i = place; i-- > 0;) {
+        const struct come_back *found = &self->back[i];
+        if (ref - found->begin < found->size && bytes <= found->size - (ref - found->begin)) {
+            self->back_last = i;
+            return found->block.data + (ref - found->begin);
+        }
+        if (!is_foreign(&found->block))
+            break;
     }
     if (self->fork_generation != zh_fork_now())
         return NULL;
-    struct come_back back = {.called = called};
-    if (!take_back(self, called, offset, bytes, &back.block))
+    uint32_t called = zh_ref_segment(ref);
+    struct come_back back = {0};
+    if (!take_back(self, called, zh_ref_offset(ref), bytes, &back.block))
         return NULL;
-    back.begin = zh_ref_offset(back.block.ref);
+    back.begin = zh_ref_make(called, zh_ref_offset(back.block.ref));
     back.size = back.block.bytes;
-    struct come_back *more = realloc(self->back, (self->back_count + 1) * sizeof(*more));
-    if (more == NULL) {
+    self->back_last = back_enter(self, &back);
+    if (self->back_last == UINT32_MAX) {
         arena_memory.release(NULL, &back.block);
         return NULL;
     }
-    more[self->back_count++] = back;
-    self->back = more;
-    return back.block.data + (offset - back.begin);
+    return back.block.data + (ref - back.begin);
 }
 
 static const uint8_t *received_far(void *context, zh_ref ref, uint64_t bytes)
@@ -153,7 +193,7 @@ static const uint8_t *received_far(void *context, zh_ref ref, uint64_t bytes)
         return NULL;
     const uint8_t *at = zh_link_at(self->link, segment, zh_ref_offset(ref), bytes);
     if (at == NULL && (segment & ZH_REF_FOREIGN) != 0)
-        at = come_back(self, segment, zh_ref_offset(ref), bytes);
+        at = come_back(self, ref, bytes);
     return at;
 }
 
@@ -214,19 +254,29 @@ static int adopt_held(struct zh_image *image, const struct zh_image_block *block
     return has < 0 ? has : 1;
 }
 
+static bool is_in(const struct zh_image_block *block, const uint8_t *data, size_t bytes)
+{
+    return data >= block->data && bytes <= block->bytes &&
+           data <= block->data + (block->bytes - bytes);
+}
+
 /* The same for what has come back: it is a block as any other. */
 static int refer_to_back(struct zh_image *image, Received *received, const uint8_t *data,
                          size_t bytes, struct zh_slot *slot)
 {
-    for (uint32_t i = 0; i < received->back_count; i++) {
-        struct zh_image_block block = received->back[i].block;
-        if (data < block.data || bytes > block.bytes || data > block.data + (block.bytes - bytes) ||
-            !hold_block(&block))
-            continue;
-        block.used = bytes;
-        return adopt_held(image, &block, block.ref + (zh_ref)(data - block.data), bytes, slot);
+    uint32_t i = received->back_last;
+
+    if (i >= received->back_count || !is_in(&received->back[i].block, data, bytes)) {
+        for (i = 0; i < received->back_count; i++) {
+            if (is_in(&received->back[i].block, data, bytes))
+                break;
+        }
     }
-    return 0;
+    if (i >= received->back_count || !hold_block(&received->back[i].block))
+        return 0;
+    struct zh_image_block block = received->back[i].block;
+    block.used = bytes;
+    return adopt_held(image, &block, block.ref + (zh_ref)(data - block.data), bytes, slot);
 }
 
 /* Make the image refer to memory that came with a message, and hold that: 1, 0 if it cannot be, or
@@ -260,8 +310,8 @@ int received_adopt(Message *owner, Message *from, const uint8_t *data, size_t by
     return has < 0 ? image_error(has) : has;
 }
 
-/* Each is looked for among the others; a message of very many texts is sooner copied. */
-#define REFER_MOST 64u
+/* Each has an entry in lists of the process and of the loan, which are to be short. */
+#define REFER_MOST 4096u
 /* Less than this is sooner copied than referred to. */
 #define REFER_LEAST 512u
 

@@ -16,10 +16,10 @@ typedef struct {
     PyObject_HEAD
     Class *cls;
     uint32_t root_bytes, block_count, blob_count;
-    uint32_t outside;       /* bytes of the message outside its root */
-    struct zh_arena *arena; /* of `blocks` */
-    struct zh_block *blocks;
-    struct zh_image_block *blobs; /* of peers: `owner` is a Received, strong */
+    uint32_t outside;             /* bytes of the message outside its root */
+    struct zh_arena *arena;       /* of `blocks` */
+    struct zh_block *blocks;      /* by where they are */
+    struct zh_image_block *blobs; /* the same, of peers: `owner` is a Received, strong */
     uint8_t *root;
     uint8_t small[256]; /* where most roots fit */
 } Snapshot;
@@ -60,6 +60,25 @@ static Snapshot *snapshot_alloc(Class *cls, size_t root_bytes)
     }
     self->root_bytes = (uint32_t)root_bytes;
     return self;
+}
+
+static zh_ref block_ref(const struct zh_block *block)
+{
+    return zh_ref_make(block->segment, (uint64_t)block->page * ZH_PAGE);
+}
+
+static int compare_blocks(const void *a, const void *b)
+{
+    zh_ref one = block_ref(a), other = block_ref(b);
+
+    return (one > other) - (one < other);
+}
+
+static int compare_blobs(const void *a, const void *b)
+{
+    const struct zh_image_block *one = a, *other = b;
+
+    return (one->ref > other->ref) - (one->ref < other->ref);
 }
 
 static Snapshot *inherited(Snapshot *self)
@@ -118,6 +137,8 @@ static Snapshot *snapshot_of(Message *message)
         self->arena = block->owner;
         self->blocks[self->block_count++] = place;
     }
+    qsort(self->blocks, self->block_count, sizeof(*self->blocks), compare_blocks);
+    qsort(self->blobs, self->blob_count, sizeof(*self->blobs), compare_blobs);
     zh_image_lend(image);
     message->lent = self->block_count > 0 || message->lent;
     return self;
@@ -155,7 +176,7 @@ static PyObject *native_snapshot(PyObject *Py_UNUSED(module), PyObject *object)
     /* A root is copied with every message; what had to go elsewhere was copied for this one. */
     for (uint32_t i = 0; i < copy->image.block_count; i++) {
         const struct zh_image_block *block = &copy->image.blocks[i];
-        if (!is_foreign(block))
+        if (!is_foreign(block) && !block->adopted)
             zh_stat_add(ZH_STAT_BYTES_COPIED, block->used);
     }
     Py_DECREF((PyObject *)copy);
@@ -165,12 +186,17 @@ static PyObject *native_snapshot(PyObject *Py_UNUSED(module), PyObject *object)
 const struct zh_image_block *snapshot_blob(void *object, zh_ref ref, uint64_t bytes)
 {
     const Snapshot *self = object;
+    uint32_t low = 0, high = self->blob_count;
 
-    for (uint32_t i = 0; i < self->blob_count; i++) {
-        const struct zh_image_block *blob = &self->blobs[i];
-        if (ref >= blob->ref && ref - blob->ref < blob->bytes &&
-            bytes <= blob->bytes - (ref - blob->ref))
-            return blob;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        const struct zh_image_block *blob = &self->blobs[middle];
+        if (ref < blob->ref)
+            high = middle;
+        else if (ref - blob->ref >= blob->bytes)
+            low = middle + 1;
+        else
+            return bytes <= blob->bytes - (ref - blob->ref) ? blob : NULL;
     }
     return NULL;
 }
@@ -178,16 +204,25 @@ const struct zh_image_block *snapshot_blob(void *object, zh_ref ref, uint64_t by
 static const uint8_t *snapshot_far(void *context, zh_ref ref, uint64_t bytes)
 {
     const Snapshot *self = context;
+    uint32_t low = 0, high = self->block_count;
 
-    for (uint32_t i = 0; i < self->block_count; i++) {
-        const struct zh_block *block = &self->blocks[i];
-        zh_ref begin = zh_ref_make(block->segment, (uint64_t)block->page * ZH_PAGE);
+    if ((zh_ref_segment(ref) & ZH_REF_FOREIGN) != 0) {
+        const struct zh_image_block *blob = snapshot_blob(context, ref, bytes);
+        return blob == NULL ? NULL : blob->data + (ref - blob->ref);
+    }
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        const struct zh_block *block = &self->blocks[middle];
+        zh_ref begin = block_ref(block);
         uint64_t size = (uint64_t)block->pages * ZH_PAGE;
-        if (ref >= begin && ref - begin < size)
+        if (ref < begin)
+            high = middle;
+        else if (ref - begin >= size)
+            low = middle + 1;
+        else
             return bytes <= size - (ref - begin) ? block->data + (ref - begin) : NULL;
     }
-    const struct zh_image_block *blob = snapshot_blob(context, ref, bytes);
-    return blob == NULL ? NULL : blob->data + (ref - blob->ref);
+    return NULL;
 }
 
 PyObject *snapshot_wire(PyObject *object)
@@ -217,7 +252,10 @@ bool snapshot_fits(PyObject *object, Link *link)
     if (self->block_count > 0 && zh_link_arena(link->link) != self->arena)
         return false;
     for (uint32_t i = 0; i < self->blob_count; i++) {
-        if (zh_link_share(link->link, zh_ref_segment(self->blobs[i].ref)) != 0)
+        uint32_t segment = zh_ref_segment(self->blobs[i].ref);
+        /* Those of one segment lie side by side. */
+        if ((i == 0 || segment != zh_ref_segment(self->blobs[i - 1].ref)) &&
+            zh_link_share(link->link, segment) != 0)
             return false;
     }
     return true;

@@ -3,6 +3,8 @@ them, whoever dies meanwhile."""
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import zerohop
 from apiharness import WAIT, eventually
@@ -269,6 +271,76 @@ syntax = "proto3";
 message Several { bytes one = 1; bytes two = 2; bytes three = 3; }
 """
     return load(tmp_path_factory.mktemp("several"), "several", text).Several
+
+
+MANY = """
+syntax = "proto3";
+message Many { repeated bytes blobs = 1; bytes payload = 2; }
+service Line { rpc On(Many) returns (Many); }
+"""
+
+# Keeps what it gets, and sends it back: as blobs of its own order, and as views of parts of them.
+KEEPS_MANY = """
+sys.path.insert(0, DIRECTORY)
+import many_zerohop as many
+
+class Line(many.LineServicer):
+    def On(self, request, context):
+        kept.append(request)
+        blobs = list(request.blobs)
+        if request.payload == b"parts":
+            blobs = [part for blob in blobs for part in (blob[:4096], blob[4000:])]
+        return many.Many(blobs=reversed(blobs))
+
+kept = []
+server = zerohop.server()
+many.add_LineServicer_to_server(Line(), server)
+server.add_insecure_port("shm:" + DIRECTORY + "/many")
+server.start()
+"""
+
+
+@pytest.fixture
+def many(own, launch, home, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("many")
+    sys.modules.pop("many_zerohop", None)
+    module = load(directory, "many", MANY)
+    service = launch(f"DIRECTORY = {str(directory)!r}\n{KEEPS_MANY}", **GENERATED)
+    return module, service, home.channel(f"shm:{directory}/many")
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_of_very_many_blobs_none_is_copied(many, parts):
+    """There and back, and there again: only what refers to them is written anew."""
+    module, service, channel = many
+    stub = module.LineStub(channel)
+    sizes = [8200 + 3000 * (i % 3) for i in range(600)]
+    request = module.Many(blobs=[bytes([i % 251]) * size for i, size in enumerate(sizes)])
+    if parts:
+        request.payload = b"parts"
+    before = copied(), copied(service)
+    reply = stub.On(request, timeout=WAIT)
+    again = module.Many(blobs=reply.blobs)
+    copy = module.Many()
+    copy.CopyFrom(again)
+    stub.On(reply, timeout=WAIT)
+    stub.On(copy, timeout=WAIT)
+    after = copied(), copied(service)
+    # What refers to them, 16 bytes each, but none of the blobs.
+    for (copies, builds), (copies_before, builds_before) in zip(after, before, strict=True):
+        assert copies - copies_before < 16 * 1200 * 4 + 65536
+        assert builds - builds_before < 16 * 1200 * 4 + 65536
+    expected = [bytes(blob) for blob in request.blobs]
+    if parts:
+        expected = [part for blob in expected for part in (blob[:4096], blob[4000:])]
+    assert [bytes(blob) for blob in copy.blobs] == expected[::-1]
+    for at in range(0, len(copy.blobs), 7):
+        copy.blobs[at] = b""
+        expected[-1 - at] = b""
+    assert [bytes(blob) for blob in copy.blobs] == expected[::-1]
+    del request, reply, again, copy
+    service.ask("kept.clear()")
+    come_back(service)
 
 
 VIEWS = [slice(0, 8192), slice(16, 20000), slice(0, 16384), slice(100, 8000), slice(19000, 30000)]

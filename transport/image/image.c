@@ -4,6 +4,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "blocks.h"
+
 /* Chunks outside the root: the first, and the largest. Larger needs get a block of their own. */
 #define CHUNK_FIRST 4096u
 #define CHUNK_MOST 65536u
@@ -65,31 +67,6 @@ size_t zh_image_root_least(const struct zh_layout *layout)
     return layout->size > ZH_IMAGE_NEAR ? sizeof(zh_ref) : layout->size;
 }
 
-/* Is it there only for those who still read it? */
-static bool is_kept(const struct zh_image_block *block)
-{
-    return !block->chunk && block->uses == 0;
-}
-
-/* Enter a block in the list; NULL when out of memory. */
-static struct zh_image_block *add_block(struct zh_image *image, const struct zh_image_block *block)
-{
-    if (image->block_count == image->block_room) {
-        uint32_t room = image->block_room == 0 ? 4 : image->block_room * 2;
-        struct zh_image_block *blocks = realloc(image->blocks, room * sizeof(*blocks));
-        if (blocks == NULL)
-            return NULL;
-        image->blocks = blocks;
-        image->block_room = room;
-    }
-    struct zh_image_block *added = &image->blocks[image->block_count++];
-    *added = *block;
-    added->born = image->epoch;
-    added->lent = 0;
-    image->held += block->bytes;
-    return added;
-}
-
 static struct zh_image_block *alloc_block(struct zh_image *image, size_t bytes)
 {
     struct zh_image_block block = {0};
@@ -98,7 +75,7 @@ static struct zh_image_block *alloc_block(struct zh_image *image, size_t bytes)
     if (image->memory->alloc(image->context, bytes, &block) != 0)
         return NULL;
     block.used = 0;
-    struct zh_image_block *added = add_block(image, &block);
+    struct zh_image_block *added = zh_block_add(image, &block);
     if (added == NULL)
         image->memory->release(image->context, &block);
     return added;
@@ -137,9 +114,12 @@ void zh_image_free(struct zh_image *image)
     for (uint32_t i = 0; i < image->block_count; i++)
         image->memory->release(image->context, &image->blocks[i]);
     free(image->blocks);
+    free(image->order);
     if (image->root_owned)
         free(image->root);
     image->blocks = NULL;
+    image->order = NULL;
+    image->ordered = image->order_room = 0;
     image->block_count = image->block_room = image->open = 0;
     image->held = image->kept = 0;
     image->root = NULL;
@@ -217,54 +197,24 @@ uint8_t *zh_image_alloc(struct zh_image *image, size_t bytes, zh_ref *ref)
     return data;
 }
 
-/* The block around a reference to another segment than the root; NULL: none. */
-static const struct zh_image_block *find_block(struct zh_image *image, zh_ref ref)
-{
-    /* Whoever appends comes back to the array, and allocates elsewhere. */
-    if (image->hit < image->block_count) {
-        const struct zh_image_block *block = &image->blocks[image->hit];
-        if (ref >= block->ref && ref - block->ref < block->bytes)
-            return block;
-    }
-    /* The last ones are the likeliest. */
-    for (uint32_t i = image->block_count; i-- > 0;) {
-        const struct zh_image_block *block = &image->blocks[i];
-        if (ref >= block->ref && ref - block->ref < block->bytes) {
-            image->hit = i;
-            return block;
-        }
-    }
-    return NULL;
-}
-
 uint8_t *zh_image_at(struct zh_image *image, zh_ref ref)
 {
     if (zh_ref_segment(ref) == 0)
         return ref < image->root_used ? image->root + ref : NULL;
-    const struct zh_image_block *block = find_block(image, ref);
+    /* Whoever appends comes back to the array, and allocates elsewhere. */
+    const struct zh_image_block *block = zh_block_find(image, ref, &image->hit);
     return block == NULL ? NULL : block->data + (ref - block->ref);
 }
 
 static const uint8_t *own_far(void *context, zh_ref ref, uint64_t bytes)
 {
     struct zh_image *image = context;
-
     /* What lies together is read together: first where the last one was found. */
-    if (image->found < image->block_count) {
-        const struct zh_image_block *block = &image->blocks[image->found];
-        if (ref >= block->ref && ref - block->ref < block->bytes &&
-            bytes <= block->bytes - (ref - block->ref))
-            return block->data + (ref - block->ref);
-    }
-    for (uint32_t i = image->block_count; i-- > 0;) {
-        const struct zh_image_block *block = &image->blocks[i];
-        if (ref >= block->ref && ref - block->ref < block->bytes &&
-            bytes <= block->bytes - (ref - block->ref)) {
-            image->found = i;
-            return block->data + (ref - block->ref);
-        }
-    }
-    return NULL;
+    const struct zh_image_block *block = zh_block_find(image, ref, &image->found);
+
+    if (block == NULL || bytes > block->bytes - (ref - block->ref))
+        return NULL;
+    return block->data + (ref - block->ref);
 }
 
 void zh_image_space(struct zh_image *image, struct zh_space *space)
@@ -279,127 +229,22 @@ void zh_image_space(struct zh_image *image, struct zh_space *space)
 
 const struct zh_image_block *zh_space_block(const struct zh_space *space, zh_ref ref)
 {
-    const struct zh_image *image = space->context;
+    struct zh_image *image = space->context;
 
-    for (uint32_t i = 0; space->far == own_far && i < image->block_count; i++) {
-        const struct zh_image_block *block = &image->blocks[i];
-        if (ref >= block->ref && ref - block->ref < block->bytes)
-            return block;
-    }
-    return NULL;
-}
-
-static void remove_block(struct zh_image *image, uint32_t at)
-{
-    struct zh_image_block block = image->blocks[at];
-
-    image->block_count--;
-    if (image->open == image->block_count + 1)
-        image->open = at + 1; /* the last one, which takes the place */
-    image->blocks[at] = image->blocks[image->block_count];
-    image->held -= block.bytes;
-    if (is_kept(&block))
-        image->kept -= block.bytes;
-    /* What there was does not count for ever. */
-    uint64_t most = ZH_IMAGE_GARBAGE + 5 * image->held;
-    image->worth = image->worth < most ? image->worth : most;
-    image->memory->release(image->context, &block);
-}
-
-static bool overlap(const struct zh_image_block *one, const struct zh_image_block *other)
-{
-    return !one->chunk && one->ref < other->ref + other->bytes &&
-           other->ref < one->ref + one->bytes;
-}
-
-/* As if `one` had been shown as a part of `all`, which grows. */
-static void widen(struct zh_image_block *all, const struct zh_image_block *one)
-{
-    zh_ref end = all->ref + all->bytes, one_end = one->ref + one->bytes;
-
-    if (one->ref < all->ref) {
-        all->ref = one->ref;
-        all->data = one->data;
-    }
-    all->bytes = all->used = (size_t)((end > one_end ? end : one_end) - all->ref);
-}
-
-/*
- * Views of a peer's memory may overlap: they become one block, so that each reference is in one
- * alone. What overlaps is of one block of the peer's, so that any of the owners keeps all of it.
- */
-static bool join_views(struct zh_image *image, const struct zh_image_block *block)
-{
-    struct zh_image_block all = *block;
-    uint32_t kept = UINT32_MAX;
-    size_t before;
-
-    all.uses = 1;
-    all.born = image->epoch;
-    do {
-        before = all.bytes;
-        for (uint32_t i = 0; i < image->block_count; i++) {
-            if (overlap(&image->blocks[i], &all))
-                widen(&all, &image->blocks[i]);
-        }
-    } while (all.bytes != before);
-    for (uint32_t i = image->block_count; i-- > 0;) {
-        if (!overlap(&image->blocks[i], &all))
-            continue;
-        all.uses += image->blocks[i].uses;
-        if (image->blocks[i].born < all.born)
-            all.born = image->blocks[i].born;
-        if (kept != UINT32_MAX)
-            remove_block(image, kept); /* behind `i`, which stays where it is */
-        kept = i;
-    }
-    if (kept == UINT32_MAX)
-        return false;
-    if (is_kept(&image->blocks[kept]))
-        image->kept -= image->blocks[kept].bytes;
-    image->held += all.bytes - image->blocks[kept].bytes;
-    all.owner = image->blocks[kept].owner;
-    image->blocks[kept] = all;
-    return true;
-}
-
-int zh_image_adopt(struct zh_image *image, const struct zh_image_block *block)
-{
-    if ((zh_ref_segment(block->ref) & ZH_REF_FOREIGN) != 0 && join_views(image, block))
-        return 1;
-    for (uint32_t i = image->block_count; i-- > 0;) {
-        struct zh_image_block *same = &image->blocks[i];
-        if (same->ref == block->ref && same->bytes == block->bytes) {
-            if (is_kept(same))
-                image->kept -= same->bytes;
-            same->uses++;
-            return 1;
-        }
-    }
-    struct zh_image_block *added = add_block(image, block);
-    if (added == NULL)
-        return -ENOMEM;
-    added->uses = 1;
-    added->chunk = false;
-    return 0;
+    return space->far == own_far ? zh_block_find(image, ref, &image->found) : NULL;
 }
 
 void zh_image_drop(struct zh_image *image, zh_ref ref, bool later)
 {
     if (zh_ref_segment(ref) == 0)
         return;
-    for (uint32_t i = image->block_count; i-- > 0;) {
-        struct zh_image_block *block = &image->blocks[i];
-        if (ref < block->ref || ref - block->ref >= block->bytes)
-            continue;
-        if (block->chunk || block->uses == 0 || --block->uses > 0)
-            return;
-        image->kept += block->bytes;
-        block->kept = image->epoch;
-        if (!later)
-            remove_block(image, i);
+    struct zh_image_block *block = zh_block_find(image, ref, &image->hit);
+    if (block == NULL || block->chunk || block->uses == 0 || --block->uses > 0)
         return;
-    }
+    image->kept += block->bytes;
+    block->kept = image->epoch;
+    if (!later)
+        zh_block_remove(image, (uint32_t)(block - image->blocks));
 }
 
 void zh_image_purge(struct zh_image *image)
@@ -422,12 +267,12 @@ void zh_image_purge_unread(struct zh_image *image, const struct zh_image_readers
 {
     for (uint32_t i = image->block_count; i-- > 0 && image->kept > 0;) {
         const struct zh_image_block *block = &image->blocks[i];
-        if (!is_kept(block) || (!now && block->kept == image->epoch) ||
+        if (!zh_block_is_kept(block) || (!now && block->kept == image->epoch) ||
             is_read(block, readers, count))
             continue;
         /* As if it had not been there when that was found. */
         image->worth -= image->worth < block->bytes ? image->worth : block->bytes;
-        remove_block(image, i);
+        zh_block_remove(image, i);
     }
 }
 
@@ -443,6 +288,6 @@ bool zh_image_owns(struct zh_image *image, zh_ref ref)
 {
     if (zh_ref_segment(ref) == 0)
         return true;
-    const struct zh_image_block *block = find_block(image, ref);
-    return block != NULL && !is_kept(block) && ref - block->ref >= block->lent;
+    const struct zh_image_block *block = zh_block_find(image, ref, &image->hit);
+    return block != NULL && !zh_block_is_kept(block) && ref - block->ref >= block->lent;
 }

@@ -463,6 +463,7 @@ static void replace_blocks(struct mover *m, struct zh_image_block *blocks, uint3
         blocks[count++] = m->fresh[i];
     }
     image->blocks = blocks;
+    image->ordered = 0;
     image->block_count = count;
     image->block_room = room;
     image->found = image->hit = 0;

@@ -206,6 +206,7 @@ struct zh_image_block {
     size_t used;         /* of a blob: all of what its slot has */
     void *owner;         /* of whoever allocated it */
     bool chunk;          /* holds many things, structs among them */
+    bool adopted;        /* a blob: it was allocated for somebody else */
     uint32_t uses;       /* a blob: slots that refer to it; 0: kept for those who still read it */
     size_t lent;         /* bytes from the first one on that others read: see zh_image_lend */
     uint32_t born, kept; /* the image's epochs when it came, and when its last use went */
@@ -246,6 +247,8 @@ struct zh_image {
     uint64_t kept;     /* of those that are kept, */
     uint64_t worth;    /* and of how many on it is worth to look for garbage */
     struct zh_image_block *blocks;
+    uint32_t *order; /* where the first `ordered` blocks are, by reference */
+    uint32_t ordered, order_room;
 };
 
 /*

@@ -1,6 +1,8 @@
 /* Map fields: a mapping over the array of entries in the message. */
 #include "message.h"
 
+#include <errno.h>
+
 /*
  * Entries are searched for one after the other, newest first (of equal keys the last counts). From
  * so many on, a dict of the keys is made. It is right as long as nobody changes one of the
@@ -12,6 +14,7 @@
 typedef struct {
     Container base;
     struct map_index index;
+    PyObject *told; /* of a received map: the keys that Python has been told; dict, or NULL */
 } Mapping;
 
 static PyTypeObject *ScalarMap_Type, *MessageMap_Type;
@@ -48,6 +51,7 @@ static void mapping_dealloc(Mapping *self)
         *kept = self->index;
         Py_XDECREF(old.keys);
     }
+    Py_XDECREF(self->told);
     container_leave(&self->base);
     release(self);
     Py_DECREF((PyObject *)type);
@@ -77,6 +81,11 @@ static Message *entry_at(Mapping *self, uint32_t at)
     struct zh_slot slot = slot_of(self);
     const uint8_t *array = message_at(self->base.message, slot.ref, (uint64_t)slot.count * 8);
 
+    /* A peer may have changed it since the position was found. */
+    if (array != NULL && at >= slot.count) {
+        image_error(-EFAULT);
+        return NULL;
+    }
     return array == NULL ? NULL
                          : message_part(self->base.message, self->base.field->type,
                                         zh_load64(array + (size_t)at * 8));
@@ -294,6 +303,10 @@ static PyObject *keys_of(Mapping *self)
         Py_XDECREF(key);
     }
     PyObject *list = keys == NULL ? NULL : PyDict_Keys(keys);
+    if (list != NULL && self->base.message->root->readonly) {
+        Py_XDECREF(self->told);
+        self->told = Py_NewRef(keys);
+    }
     Py_XDECREF(keys);
     return list;
 }
@@ -338,7 +351,11 @@ static PyObject *mapping_subscript(Mapping *self, PyObject *given)
     if (at >= 0) {
         value = value_at(self, (uint32_t)at);
     } else if (at == -1 && self->base.message->root->readonly) {
-        PyErr_SetObject(PyExc_KeyError, given);
+        int told = self->told == NULL ? 0 : PyDict_Contains(self->told, key);
+        if (told > 0)
+            PyErr_SetString(DecodeError, "a map has changed while it was read");
+        else if (told == 0)
+            PyErr_SetObject(PyExc_KeyError, given);
     } else if (at == -1) {
         /* protobuf's maps make what is asked for. */
         Message *entry = add(self, key);

@@ -54,7 +54,7 @@ def add_stack(to: argparse.ArgumentParser) -> None:
 
 
 def add_eal(to: argparse.ArgumentParser) -> None:
-    to.add_argument("--eal", metavar="ARGUMENTS", help="more arguments for DPDK, in one string")
+    to.add_argument("--eal", metavar="ARGUMENTS", help="more arguments for DPDK, as --eal='-m 512'")
 
 
 def make_stack(options: argparse.Namespace) -> Stack:

@@ -127,8 +127,12 @@ class Socket:
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None) is not None and not self._stack.closed:
-            self._stack._orphan(self._handle)
-            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=self, stacklevel=1)
+            text = f"unclosed {self!r}"
+            # Before the warning, in which this object may live on.
+            handle, self._handle = self._handle, None
+            self._stack._remove(handle)
+            self._stack._orphan(handle)
+            warnings.warn(text, ResourceWarning, source=self, stacklevel=1)
 
     def __repr__(self) -> str:
         if self.closed:

@@ -79,7 +79,7 @@ def test_the_samples_in_the_readme_exist() -> None:
         assert (ROOT / path).exists(), path
 
 
-@pytest.mark.parametrize("command", ["run", "ps", "doctor", "bench"])
+@pytest.mark.parametrize("command", ["run", "ps", "doctor", "bench", "net"])
 def test_the_commands_exist(command: str, tmp_path: Path) -> None:
     assert f"`zerohop {command}" in README.read_text()
     zerohop = shutil.which("zerohop", path=environment(tmp_path)["PATH"])

@@ -38,6 +38,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         command = importlib.import_module(f"zerohop.netcli.{argv[0]}")
         return int(command.main(argv[1:]))
+    except BrokenPipeError:
+        raise  # as in `zerohop net stats | head -1`
     except (OSError, ValueError, ImportError) as error:
         text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         if isinstance(error, OSError) and error.filename:

@@ -19,7 +19,8 @@ def line(value=None):
     print(json.dumps(value), flush=True)
 
 ME, PEER = {me!r}, {peer!r}
-stack = Stack({device!r}, {addresses!r}, {options})
+DEVICE, ADDRESSES = {device!r}, {addresses!r}
+stack = Stack(DEVICE, ADDRESSES, {options})
 with stack:
 """
 

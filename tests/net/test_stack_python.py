@@ -454,6 +454,16 @@ def test_readiness_options_and_errors(pair: netns.Pair) -> None:
         stack.close()
         assert raised(stack.run, 0) == ["OSError", errno.EBADF]
         assert one.closed
+
+        # The device can be had again; one that is dropped is closed.
+        import gc
+        again = Stack(DEVICE, ADDRESSES)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            del again
+            gc.collect()
+        assert [str(one.category) for one in caught] == ["<class 'ResourceWarning'>"], caught
+        Stack(DEVICE, ADDRESSES).close()
         """,
     )
     assert program.line() == {

@@ -8,6 +8,7 @@ import errno
 import os
 import threading
 import time
+import warnings
 import weakref
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -212,9 +213,6 @@ class Stack:
         self._enter()
         try:
             self._destroy()
-            self._drain()
-            if self._lent:
-                _lingering.append((self._loans, self._lent))
         finally:
             self._lock.release()
             _stacks.discard(self)
@@ -229,6 +227,9 @@ class Stack:
         self._loop = self._net = self._port = None
         self._kept.clear()
         self._orphans.clear()
+        self._drain()
+        if self._lent:
+            _lingering.append((self._loans, self._lent))
 
     def __enter__(self) -> Self:
         return self
@@ -237,6 +238,11 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_net", None) is not None:
+            warnings.warn(f"unclosed {self!r}", ResourceWarning, source=None, stacklevel=1)
+            self._destroy()
 
     # --- sockets ----------------------------------------------------------------------------------
 

@@ -545,3 +545,15 @@ def test_a_missing_capability_is_said(netns_here: None) -> None:
     )
     assert "PermissionError" in done.stderr
     assert "CAP_NET_RAW" in done.stderr
+
+
+def test_without_dpdk_it_says_what_to_do() -> None:
+    code = (
+        "import sys; sys.modules['zerohop.transport.net._net'] = None\n"
+        "from zerohop.cli import main\n"
+        "sys.exit(main(['net', 'ceiling', '--port', 'x']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 1
+    assert "install libdpdk-dev" in done.stderr
+    assert "Traceback" not in done.stderr

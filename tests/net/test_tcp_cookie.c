@@ -159,6 +159,22 @@ static void with_data(void)
     script_abort(s);
 }
 
+/* Where the first data was lost too, what comes after it does not end the connection: the peer will
+ * send the first again. */
+static void with_data_lost(void)
+{
+    struct zh_net_socket *listener = script_listen(8), *s;
+    SCRIPT("+0 < S 0:0(0) win 1000 <mss 1000>", "+0 > S. 0:0(0) ack 1 <mss 1460>",
+           "+0.1 < . 501:1001(500) ack 1 win 1000", "+0 < FP. 1001:1101(100) ack 1 win 1000",
+           "+0.3 < . 1:501(500) ack 1 win 1000", "+0 > . 1:1(0) ack 501",
+           "+0 < . 501:1101(600) ack 1 win 1000", "+0 > . 1:1(0) ack 1101");
+    s = script_accept(listener);
+    script_recv(s, 500);
+    script_recv(s, 600);
+    zh_net_close(listener);
+    script_abort(s);
+}
+
 /* A cookie is good until the upper bits have changed twice: for 67 s at least, 134 at most. */
 static void lifetime(void)
 {
@@ -423,6 +439,7 @@ int main(void)
     RUN_WITH(without_timestamps, .always_cookies = true);
     RUN_WITH(mss, .always_cookies = true);
     RUN_WITH(with_data, .always_cookies = true);
+    RUN_WITH(with_data_lost, .always_cookies = true);
     RUN_WITH(lifetime, .always_cookies = true);
     RUN_WITH(forged, .always_cookies = true);
     RUN_WITH(forged_limit, .always_cookies = true);

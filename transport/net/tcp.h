@@ -383,6 +383,7 @@ struct zh_net_socket {
     /* congestion control: bytes */
     const struct tcp_congestion *congestion;
     uint64_t cwnd, ssthresh;
+    uint64_t validated_at;         /* when half of cwnd was last in use (RFC 7661) */
     uint64_t cwnd_acked;           /* appropriate byte counting (RFC 3465) */
     uint32_t used_until;           /* sequence number up to which the two below are kept */
     uint32_t used_most;            /* the most bytes in flight at the end of an output */

@@ -280,6 +280,14 @@ void tcp_undo_retransmitted(struct zh_net_socket *s);
 bool tcp_undo_ack(struct zh_net_socket *s, const struct tcp_segment *segment,
                   const struct tcp_ack *ack, const struct tcp_sack_block *dsack);
 
+/* --- tcp_validation.c (RFC 7661) ----------------------------------------------------------------
+ */
+
+/* An ACK has moved snd_una. */
+void tcp_validation_ack(struct zh_net_socket *s);
+/* Before new segments are sent: a window that was long not used shrinks. */
+void tcp_validation_expire(struct zh_net_socket *s);
+
 /* --- tcp_recovery.c
  * ------------------------------------------------------------------------------------------------------
  */

@@ -93,6 +93,12 @@ void tcp_cookie_send(struct zh_net_socket *listener, const struct tcp_segment *s
                   (uint16_t)tcp_syn_window(listener), &options);
 }
 
+/* In steps; of what is not a cookie any number. */
+static uint32_t cookie_age(const struct zh_net *net, uint32_t cookie)
+{
+    return (uint8_t)((uint32_t)(net->now / STEP) - (cookie >> HASH_BITS));
+}
+
 bool tcp_cookie_check(struct zh_net_socket *listener, const struct tcp_segment *segment,
                       const struct tcp_flow *flow, struct tcp_request *request)
 {
@@ -102,7 +108,7 @@ bool tcp_cookie_check(struct zh_net_socket *listener, const struct tcp_segment *
         !(segment->flags & TCP_ACK))
         return false;
     uint32_t irs = segment->seq - 1, cookie = segment->ack - 1 - tcp_isn_hash(net, flow);
-    uint32_t age = (uint8_t)((uint32_t)step - (cookie >> HASH_BITS));
+    uint32_t age = cookie_age(net, cookie);
     if (age > AGE_MAX || age > step)
         return false;
     uint32_t index = (cookie - hash(net, flow, irs, step - age)) & (uint32_t)HASH_MASK;
@@ -128,14 +134,23 @@ bool tcp_cookie_check(struct zh_net_socket *listener, const struct tcp_segment *
     return true;
 }
 
+/* The peer of a cookie whose ACK and first data were lost: it acknowledges what may be a cookie,
+ * but from its sequence number nothing can be told. It will send the first again. */
+static bool may_be_late(const struct tcp_segment *segment, uint32_t age)
+{
+    return age <= AGE_MAX && (segment->size || segment->flags & TCP_FIN);
+}
+
 void tcp_cookie_refuse(struct zh_net_socket *listener, const struct tcp_segment *segment,
                        const struct tcp_flow *flow)
 {
     struct zh_net *net = listener->net;
     uint64_t sent_at = listener->listener->cookie_sent_at;
     if (sent_at && net->now - sent_at < (AGE_MAX + 1) * STEP) {
+        uint32_t cookie = segment->ack - 1 - tcp_isn_hash(net, flow);
         net->stats.cookies_bad++;
-        if (!net_limit_take(&net->tcp->cookie_resets, net->now, RESET_INTERVAL, RESET_BURST))
+        if (may_be_late(segment, cookie_age(net, cookie)) ||
+            !net_limit_take(&net->tcp->cookie_resets, net->now, RESET_INTERVAL, RESET_BURST))
             return;
     }
     tcp_send_refusal(net, flow, segment);

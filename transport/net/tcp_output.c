@@ -333,6 +333,7 @@ static void send_new(struct zh_net_socket *s, bool *limited)
     if (s->queue.end == s->nxt_offset && !(s->flags & TCP_SHUT_WRITE))
         return;
     tcp_path_recheck(s);
+    tcp_validation_expire(s);
     size_t options_size = usual_options(s, options, UINT32_MAX);
     for (unsigned count = 0; choose(s, options_size, &size, &fin); count++) {
         if (size && (uint64_t)tcp_in_flight(s) + size > s->cwnd) {

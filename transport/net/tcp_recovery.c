@@ -167,6 +167,7 @@ void tcp_recovery_ack(struct zh_net_socket *s, const struct tcp_segment *segment
          * a mark lets nothing grow; but after a timeout the peer echoes old ones until new data
          * tells it otherwise. */
         ack->app_limited = app_limited(s);
+        tcp_validation_ack(s);
         s->congestion->on_ack(s, ack);
     }
     frto(s, ack);

@@ -175,7 +175,7 @@ void tcp_update_mss(struct zh_net_socket *s)
 void tcp_establish(struct zh_net_socket *s)
 {
     s->state = TCPS_ESTABLISHED;
-    s->last_received = s->last_progress = s->net->now;
+    s->last_received = s->last_progress = s->validated_at = s->net->now;
     s->backoff = s->retries = 0;
     s->recover = s->snd_una - 1;
     s->used_until = s->snd_una;

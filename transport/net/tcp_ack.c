@@ -100,8 +100,8 @@ bool tcp_ack_input(struct zh_net_socket *s, const struct tcp_segment *segment)
         }
     }
     if (result.acked)
-        tcp_rto_rearm(s); /* RFC 6298 (5.2), (5.3) */
-    if (s->sent.count || result.acked)
+        tcp_rto_rearm(s);                                     /* RFC 6298 (5.2), (5.3) */
+    if (s->sent.count || result.acked || options->sack_count) /* D-SACK comes after all */
         tcp_recovery_ack(s, segment, &result, duplicate);
     if (s->queue.end > s->nxt_offset || s->sent.bytes_lost || s->flags & TCP_SHUT_WRITE)
         tcp_want_output(s);

@@ -82,16 +82,23 @@ static size_t usual_options(struct zh_net_socket *s, uint8_t *buffer, uint32_t r
         options.tsval = tcp_ts_now(s->net, s->ts_offset);
         options.tsecr = s->ts_recent;
     }
-    if (s->flags & TCP_HAS_SACK)
+    if (s->flags & TCP_HAS_SACK) {
+        struct tcp_sack_block duplicate = s->reorder.duplicate; /* reported once it is sent */
         options.sack_count = (uint8_t)tcp_reorder_sack(&s->reorder, options.sack, most);
+        s->reorder.duplicate = duplicate;
+    }
     if (!options.has_timestamps && !options.sack_count)
         return 0;
     return tcp_options_emit(&options, buffer);
 }
 
 /* The peer has been told all that was received: ACKs that were due are done with. */
-static void acknowledged(struct zh_net_socket *s)
+static void acknowledged(struct zh_net_socket *s, size_t options_size)
 {
+    /* Beside a full segment there was no room for blocks: the next ACK has them. */
+    if (options_size > (s->flags & TCP_HAS_TIMESTAMPS ? TIMESTAMPS_SIZE : 0) ||
+        !(s->flags & TCP_HAS_SACK))
+        s->reorder.duplicate = (struct tcp_sack_block){0};
     s->last_ack_sent = s->rcv_nxt;
     s->unacked = 0;
     s->unacked_segments = 0;
@@ -105,7 +112,7 @@ static void send_segment(struct zh_net_socket *s, struct rte_mbuf *packet, uint3
 {
     uint32_t window = tcp_receive_window(s) >> s->rcv_shift;
     uint8_t traffic_class = tcp_ecn_output(s, seq, rte_pktmbuf_pkt_len(packet), &flags);
-    acknowledged(s);
+    acknowledged(s, options_size);
     transmit(s->net, &s->entry.flow, packet, seq, s->rcv_nxt, flags | TCP_ACK, traffic_class,
              (uint16_t)(window < UINT16_MAX ? window : UINT16_MAX), options, options_size);
 }
@@ -266,6 +273,9 @@ static bool send_lost(struct zh_net_socket *s, bool *limited)
             tcp_want_output(s);
             return false;
         }
+        /* RFC 6675 section 6: recovery that goes on is given the time for it. */
+        if (s->flags & TCP_HAS_SACK && !(s->flags & TCP_AFTER_RTO))
+            tcp_rto_rearm(s);
     }
     return true;
 }
@@ -336,6 +346,7 @@ static void send_new(struct zh_net_socket *s, bool *limited)
     tcp_validation_expire(s);
     size_t options_size = usual_options(s, options, UINT32_MAX);
     for (unsigned count = 0; choose(s, options_size, &size, &fin); count++) {
+        bool duplicate = s->reorder.duplicate.start != s->reorder.duplicate.end;
         if (size && (uint64_t)tcp_in_flight(s) + size > s->cwnd) {
             *limited = true;
             break;
@@ -346,6 +357,8 @@ static void send_new(struct zh_net_socket *s, bool *limited)
             break;
         }
         sent = true;
+        if (duplicate) /* it was reported, once (RFC 2883 section 4) */
+            options_size = usual_options(s, options, UINT32_MAX);
     }
     if (sent)
         tcp_recovery_probe(s);

@@ -261,6 +261,13 @@ static void drop(struct zh_net_socket *s)
     ack_at_once(s);
 }
 
+/* Each duplicate is reported by an ACK of its own (RFC 2883 section 4): the one before goes now. */
+static void report_duplicate(struct zh_net_socket *s)
+{
+    if (s->reorder.duplicate.start != s->reorder.duplicate.end)
+        tcp_send_ack(s);
+}
+
 static void receive_payload(struct zh_net_socket *s, struct tcp_segment *segment)
 {
     struct zh_net *net = s->net;
@@ -269,6 +276,7 @@ static void receive_payload(struct zh_net_socket *s, struct tcp_segment *segment
     if (seq_geq(first, last)) { /* nothing new, or nothing that fits */
         if (seq_geq(s->rcv_nxt, end)) {
             net->stats.tcp_in_duplicate++;
+            report_duplicate(s);
             tcp_reorder_note_duplicate(&s->reorder, seq, end);
         } else {
             net->stats.tcp_in_out_of_window++;
@@ -284,6 +292,9 @@ static void receive_payload(struct zh_net_socket *s, struct tcp_segment *segment
         return;
     }
     learn_ratio(s, segment->size, memory);
+    report_duplicate(s);
+    if (seq_lt(seq, first)) /* RFC 2883 section 4: of the segment, what was there already */
+        tcp_reorder_note_duplicate(&s->reorder, seq, first);
     if (first == s->rcv_nxt) {
         if (!enqueue(s, cut(segment, first, size), size)) {
             drop(s);
@@ -342,8 +353,10 @@ void tcp_receive_unacceptable(struct zh_net_socket *s, const struct tcp_segment 
     uint32_t end = tcp_segment_end(segment);
     if (seq_leq(end, s->rcv_nxt)) {
         s->net->stats.tcp_in_duplicate++;
-        if (segment->size)
+        if (segment->size) {
+            report_duplicate(s);
             tcp_reorder_note_duplicate(&s->reorder, segment->seq, segment->seq + segment->size);
+        }
     } else {
         s->net->stats.tcp_in_out_of_window++;
     }

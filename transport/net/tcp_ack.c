@@ -76,7 +76,9 @@ bool tcp_ack_input(struct zh_net_socket *s, const struct tcp_segment *segment)
     result.acked = delivered.acked;
     result.delivered = delivered.delivered;
     result.original_delivered = delivery.original && s->flags & TCP_HAS_SACK;
-    if (delivered.sent_at) {
+    /* Karn (RFC 6298 section 3): also what was sent once is told of only now, when it waited for a
+     * retransmission. */
+    if (delivered.sent_at && !delivered.retransmitted) {
         result.rtt = s->net->now - delivered.sent_at;
         tcp_rto_sample(s, result.rtt);
     }

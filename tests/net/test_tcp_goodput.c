@@ -4,7 +4,8 @@
  * recovering takes. The bars are less, so that a change of the random numbers does not break them,
  * and more than a stack gets that waits for timeouts.
  *
- * Run by hand it prints what each seed gives: test_net_tcp_goodput -v [SECONDS] */
+ * Run by hand it prints what each seed gives, of any path:
+ * test_net_tcp_goodput -v [SECONDS [LOSS [RTT in ms [Mb/s [REORDERED [by ms]]]]]] */
 #include <math.h>
 #include <string.h>
 
@@ -98,18 +99,31 @@ static struct result mean(const char *name, double seconds, const struct zh_faul
     return sum;
 }
 
+static double argument(int argc, char **argv, int i, double otherwise)
+{
+    return argc > i ? atof(argv[i]) : otherwise;
+}
+
 int main(int argc, char **argv)
 {
-    bool verbose = argc > 1 && strcmp(argv[1], "-v") == 0;
-    double seconds = argc > 2 ? atof(argv[2]) : 2;
-    const double theory = MSS * 8 / RTT * sqrt(1.5 / LOSS) / 1e6;
+    bool by_hand = argc > 1 && strcmp(argv[1], "-v") == 0;
+    double seconds = argument(argc, argv, 2, 2), loss = argument(argc, argv, 3, LOSS);
+    double rtt = argument(argc, argv, 4, RTT * 1000) / 1000;
+    const double theory = MSS * 8 / rtt * sqrt(1.5 / loss) / 1e6;
     static const char *const names[] = {"cubic", "newreno"};
-    const struct zh_fault lossy = {
-        .loss = LOSS, .delay = 500 * NET_US, .rate = UINT64_C(1000000000)};
+    const struct zh_fault fault = {
+        .loss = loss,
+        .delay = (uint64_t)(rtt * 5e8),
+        .rate = (uint64_t)(argument(argc, argv, 5, 1000) * 1e6),
+        .reorder = argument(argc, argv, 6, 0),
+        .reorder_delay = (uint64_t)(argument(argc, argv, 7, 0) * 1e6),
+    };
     for (int i = 0; i < 2; i++) {
-        struct result r = mean(names[i], seconds, &lossy, verbose);
+        struct result r = mean(names[i], seconds, &fault, by_hand);
         printf("%-8s %.1f Mb/s, %.2f of Mathis's %.0f; %d timeouts in %.0f s\n", names[i],
                r.goodput, r.goodput / theory, theory, (int)r.timeouts, SEEDS * seconds);
+        if (by_hand)
+            continue;
         CHECK(r.goodput > 0.8 * theory);
         CHECK(r.timeouts <= 1 + SEEDS * seconds);
         /* Nothing but what was lost is sent again, and probes. */

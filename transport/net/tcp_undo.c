@@ -68,7 +68,7 @@ bool tcp_undo_ack(struct zh_net_socket *s, const struct tcp_segment *segment,
     bool after_rto = s->flags & TCP_AFTER_RTO;
     bool undo = by_dsack(s, dsack) ||
                 (s->flags & TCP_IN_RECOVERY && by_timestamp(s, segment, ack)) ||
-                (after_rto && ack->original_delivered && s->undo.frto);
+                (after_rto && ack->original_delivered && s->undo.frto == TCP_FRTO_NEW_DATA);
     if (!undo) {
         /* Duplicates are reported for a round trip after recovery; then the matter is closed: later
          * ones are the network's. */
@@ -84,6 +84,10 @@ bool tcp_undo_ack(struct zh_net_socket *s, const struct tcp_segment *segment,
     s->flags &= ~(TCP_IN_RECOVERY | TCP_AFTER_RTO);
     s->dupacks = 0;
     s->undo.possible = false;
+    /* What comes later than its retransmission is not seen to be out of order by RFC 8985 section
+     * 6.2 step 3; without this the window that D-SACKs widen would not be used. */
+    if (!after_rto)
+        s->rack.reordering_seen = true;
     s->undo.frto = TCP_FRTO_OFF;
     s->congestion->undo(s);
     tcp_rack_recovered(&s->rack);

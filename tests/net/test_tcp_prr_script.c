@@ -94,11 +94,34 @@ static void without_sack(void)
     script_abort(s);
 }
 
+/* Nothing is in flight when recovery ends, since all but the first has arrived meanwhile: not
+ * ssthresh at once, but ten segments, and slow start from there (RFC 6582 section 3.2 step 3). */
+static void no_burst(void)
+{
+    struct zh_net_socket *s = script_open_with(65535, "mss 1000,sackOK");
+    s->cwnd = 40000; /* as if it had grown */
+    script_send(s, 100000);
+    for (unsigned i = 0; i < 40; i++)
+        SCRIPTF("+0 > . %u:%u(1000) ack 1", 1 + 1000 * i, 1001 + 1000 * i);
+    SCRIPT("+0.1 < . 1:1(0) ack 1 win 40000 <sack 1001:40001>", "+0.0001 > . 1:1001(1000) ack 1",
+           "+0.1 < . 1:1(0) ack 40001 win 40000");
+    CHECK_EQ(s->ssthresh, 20000);
+    CHECK_EQ(s->cwnd, 10000);
+    for (unsigned i = 40; i < 50; i++)
+        SCRIPTF("+0 > . %u:%u(1000) ack 1", 1 + 1000 * i, 1001 + 1000 * i);
+    SCRIPT("+0.1 < . 1:1(0) ack 42001 win 40000");
+    CHECK_EQ(s->cwnd, 12000);
+    for (unsigned i = 50; i < 54; i++)
+        SCRIPTF("+0 > . %u:%u(1000) ack 1", 1 + 1000 * i, 1001 + 1000 * i);
+    script_abort(s);
+}
+
 int main(void)
 {
     script_start();
     RUN(proportional);
     RUN(slow_start);
     RUN(without_sack);
+    RUN(no_burst);
     return 0;
 }

@@ -27,10 +27,11 @@ static void enter(struct zh_net_socket *s)
 
 void tcp_recovery_leave(struct zh_net_socket *s)
 {
-    if (!(s->flags & TCP_AFTER_RTO) && s->cwnd > s->ssthresh)
-        s->cwnd = s->ssthresh; /* RFC 6937 section 3: at the end cwnd is ssthresh */
-    else if (!(s->flags & TCP_AFTER_RTO))
-        s->cwnd = RTE_MAX(s->cwnd, RTE_MIN(s->ssthresh, (uint64_t)TCP_CWND_MAX));
+    /* RFC 6937 section 3: at the end cwnd is ssthresh. Where much less is in flight, the peer's
+     * window having been full of what waited for a retransmission, that would be a burst (RFC 6582
+     * section 3.2 step 3): slow start goes there instead, from what a connection may begin with. */
+    if (!(s->flags & TCP_AFTER_RTO))
+        s->cwnd = RTE_MIN(s->ssthresh, tcp_in_flight(s) + tcp_initial_window(s->mss));
     s->flags &= ~(TCP_IN_RECOVERY | TCP_AFTER_RTO);
     s->dupacks = 0;
     s->undo.until = s->snd_nxt;

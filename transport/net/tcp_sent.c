@@ -6,10 +6,8 @@
 
 enum { CAPACITY_MIN = 8 };
 
-int tcp_sent_reserve(struct tcp_sent_ring *ring, uint32_t more)
+int tcp_sent_grow(struct tcp_sent_ring *ring, uint32_t more)
 {
-    if (more <= ring->capacity - ring->count)
-        return 0;
     uint32_t capacity = ring->capacity ? ring->capacity : CAPACITY_MIN;
     while (capacity - ring->count < more)
         capacity *= 2;

@@ -58,8 +58,12 @@ static inline uint32_t tcp_sent_in_flight(const struct tcp_sent_ring *ring, uint
     return snd_nxt - snd_una - ring->bytes_sacked - ring->bytes_lost;
 }
 
+int tcp_sent_grow(struct tcp_sent_ring *ring, uint32_t more);
 /* Make room for `more` records, so that adding these cannot fail. 0 or -ENOMEM. */
-int tcp_sent_reserve(struct tcp_sent_ring *ring, uint32_t more);
+static inline int tcp_sent_reserve(struct tcp_sent_ring *ring, uint32_t more)
+{
+    return more <= ring->capacity - ring->count ? 0 : tcp_sent_grow(ring, more);
+}
 /* A segment of [seq, end), end > seq, was sent; it follows the last one. `flags`: TCP_SENT_SYN,
  * TCP_SENT_FIN. 0 or -ENOMEM. */
 int tcp_sent_add(struct tcp_sent_ring *ring, uint32_t seq, uint32_t end, uint8_t flags,

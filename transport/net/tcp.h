@@ -323,7 +323,6 @@ struct zh_net_socket {
     void *user;
     uint32_t flags;
     uint8_t state;
-    uint8_t ready_seen;           /* ZH_STREAM_* last given by zh_net_wait */
     uint8_t snd_shift, rcv_shift; /* window scale: the peer's, ours */
     int error;                    /* positive errno; given once by SO_ERROR, else on every call */
     int error_soft; /* an ICMP error that the retransmission timer is left to decide about */
@@ -342,7 +341,6 @@ struct zh_net_socket {
     uint32_t ecn_recover; /* snd_nxt when the window was last reduced (RFC 3168 section 6.1.2) */
     uint64_t una_offset;  /* stream offset of snd_una */
     uint64_t nxt_offset;  /* stream offset of snd_nxt */
-    uint64_t bytes_queued_peak;
     struct tcp_queue queue;
     struct tcp_sent_ring sent;
     uint64_t send_limit;
@@ -351,7 +349,7 @@ struct zh_net_socket {
     uint64_t path_expires; /* when mss is to be reckoned anew; NET_NEVER: not */
 
     /* receive sequence space */
-    uint32_t irs, rcv_nxt, rcv_wnd;       /* rcv_wnd: as of the last ACK sent, from rcv_nxt then */
+    uint32_t irs, rcv_nxt;
     uint32_t rcv_advertised;              /* right edge that the peer knows; never goes back */
     uint32_t fin_seq;                     /* of the peer's FIN, where it has come out of order */
     struct rte_mbuf *rcv_head, *rcv_tail; /* in order, to be taken; owned */

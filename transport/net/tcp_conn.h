@@ -93,6 +93,9 @@ static inline void tcp_path_recheck(struct zh_net_socket *s)
 /* --- tcp_isn.c ----------------------------------------------------------------------------------
  */
 
+/* A keyed hash of addresses and ports, any of which may be left out as 0. */
+uint64_t tcp_flow_hash(const struct zh_net *net, const struct net_addr *local,
+                       const struct net_addr *remote, uint16_t local_port, uint16_t remote_port);
 uint32_t tcp_isn(struct zh_net *net, const struct tcp_flow *flow);
 /* The part of it that does not grow: F of RFC 6528 section 3. */
 uint32_t tcp_isn_hash(struct zh_net *net, const struct tcp_flow *flow);

@@ -1,18 +1,27 @@
 /* Initial sequence numbers (RFC 6528) and timestamp offsets (RFC 7323 section 5.4). */
 #include "tcp_conn.h"
 
-uint32_t tcp_isn_hash(struct zh_net *net, const struct tcp_flow *flow)
+uint64_t tcp_flow_hash(const struct zh_net *net, const struct net_addr *local,
+                       const struct net_addr *remote, uint16_t local_port, uint16_t remote_port)
 {
+    /* Of IPv4 what differs: a hash of 12 bytes costs less than half of one of 36, and since it is
+     * of another length, none of IPv6 is the same. */
+    if (net_addr_is_v4(local) && net_addr_is_v4(remote)) {
+        uint32_t seen[3] = {local->words[3], remote->words[3],
+                            (uint32_t)local_port << 16 | remote_port};
+        return net_siphash(net->key, seen, sizeof seen);
+    }
     struct {
         struct net_addr local, remote;
         uint16_t local_port, remote_port;
-    } __attribute__((packed)) seen = {
-        flow->local,
-        flow->remote,
-        flow->local_port,
-        flow->remote_port,
-    };
-    return (uint32_t)net_siphash(net->key, &seen, sizeof seen);
+    } __attribute__((packed)) seen = {*local, *remote, local_port, remote_port};
+    return net_siphash(net->key, &seen, sizeof seen);
+}
+
+uint32_t tcp_isn_hash(struct zh_net *net, const struct tcp_flow *flow)
+{
+    return (uint32_t)tcp_flow_hash(net, &flow->local, &flow->remote, flow->local_port,
+                                   flow->remote_port);
 }
 
 /* ISN = M + F(flow, key): M ticks every 4 us, F is a keyed hash. */
@@ -26,6 +35,5 @@ uint32_t tcp_isn(struct zh_net *net, const struct tcp_flow *flow)
  * that none learns the others' or the time since boot. */
 uint32_t tcp_ts_offset(struct zh_net *net, const struct tcp_flow *flow)
 {
-    struct net_addr pair[2] = {flow->local, flow->remote};
-    return (uint32_t)(net_siphash(net->key, pair, sizeof pair) >> 32);
+    return (uint32_t)(tcp_flow_hash(net, &flow->local, &flow->remote, 0, 0) >> 32);
 }

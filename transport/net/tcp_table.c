@@ -85,11 +85,7 @@ static bool port_is_free(struct zh_net *net, const struct tcp_flow *flow)
 
 bool tcp_table_choose_port(struct zh_net *net, struct tcp_flow *flow)
 {
-    struct {
-        struct net_addr local, remote;
-        uint16_t port;
-    } __attribute__((packed)) seen = {flow->local, flow->remote, flow->remote_port};
-    uint64_t hash = net_siphash(net->key, &seen, sizeof seen);
+    uint64_t hash = tcp_flow_hash(net, &flow->local, &flow->remote, 0, flow->remote_port);
     uint16_t *next = &net->tcp->port_table[hash >> 32 & 63];
     for (unsigned tries = 0; tries < EPHEMERAL_COUNT; tries++) {
         uint32_t number = ((uint32_t)hash + (*next)++) % EPHEMERAL_COUNT;

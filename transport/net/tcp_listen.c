@@ -60,7 +60,7 @@ static void receive_syn(struct zh_net_socket *listener, const struct tcp_segment
     }
     struct tcp_request *request = NULL;
     if (net_timers_reserve(&net->timers, net->tcp->sockets + net->tcp->requests + 64) == 0)
-        request = calloc(1, sizeof *request);
+        request = malloc(sizeof *request);
     if (!request) {
         net->stats.tcp_listen_overflow++;
         return;

@@ -8,7 +8,9 @@
 
 enum {
     CAPACITY_MIN = 4,
-    COPY_MIN = 2048, /* bytes of a block for copies: twice the last one's, while there is one */
+    /* Bytes of a block for copies: twice the last one's, while there is one. The first has the size
+     * up to which malloc keeps what is freed at hand: a request and its reply need no more. */
+    COPY_MIN = 1024 - sizeof(struct net_loan),
     COPY_MAX = 65536,
     LOAN_MAX = 65000, /* packets that refer to a loan: the count ends at 65,535 */
 };

@@ -389,8 +389,10 @@ void tcp_account_put(struct tcp_account *account)
 
 static bool have_account(struct zh_net_socket *s)
 {
-    if (!s->account && (s->account = calloc(1, sizeof *s->account)))
+    if (!s->account && (s->account = malloc(sizeof *s->account))) {
         atomic_init(&s->account->references, 1);
+        atomic_init(&s->account->taken, 0);
+    }
     return s->account;
 }
 

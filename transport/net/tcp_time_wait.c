@@ -44,7 +44,7 @@ void tcp_time_wait_enter(struct zh_net_socket *s)
     if (tcp->time_waits >= net->config.max_time_wait) /* RFC 9293 asks for none to be dropped; a cap
                                                        * must: the oldest has waited longest */
         tcp_time_wait_free(net, TAILQ_FIRST(&tcp->time_wait));
-    struct tcp_time_wait *entry = calloc(1, sizeof *entry);
+    struct tcp_time_wait *entry = malloc(sizeof *entry);
     if (entry) {
         *entry = (struct tcp_time_wait){
             .entry = {.flow = s->entry.flow, .kind = TCP_ENTRY_TIME_WAIT},

@@ -73,16 +73,16 @@ void tcp_send_refusal(struct zh_net *net, const struct tcp_flow *flow,
 /* The options of every segment after the SYN. `room`: for SACK blocks. */
 static size_t usual_options(struct zh_net_socket *s, uint8_t *buffer, uint32_t room)
 {
-    unsigned most = s->flags & TCP_HAS_TIMESTAMPS ? TCP_SACK_MAX - 1 : TCP_SACK_MAX;
-    if (room < SACK_SIZE(most))
-        most = room < SACK_SIZE(1) ? 0 : (room - SACK_SIZE(0)) / sizeof(struct tcp_sack_block);
     struct tcp_options options = {0};
     if (s->flags & TCP_HAS_TIMESTAMPS) {
         options.has_timestamps = true;
         options.tsval = tcp_ts_now(s->net, s->ts_offset);
         options.tsecr = s->ts_recent;
     }
-    if (s->flags & TCP_HAS_SACK) {
+    if (s->flags & TCP_HAS_SACK && tcp_reorder_has_news(&s->reorder)) {
+        unsigned most = options.has_timestamps ? TCP_SACK_MAX - 1 : TCP_SACK_MAX;
+        if (room < SACK_SIZE(most))
+            most = room < SACK_SIZE(1) ? 0 : (room - SACK_SIZE(0)) / sizeof(struct tcp_sack_block);
         struct tcp_sack_block duplicate = s->reorder.duplicate; /* reported once it is sent */
         options.sack_count = (uint8_t)tcp_reorder_sack(&s->reorder, options.sack, most);
         s->reorder.duplicate = duplicate;

@@ -66,6 +66,12 @@ static inline void tcp_reorder_note_duplicate(struct tcp_reorder *reorder, uint3
     reorder->duplicate = (struct tcp_sack_block){start, end};
 }
 
+/* Whether an ACK has something to report. */
+static inline bool tcp_reorder_has_news(const struct tcp_reorder *reorder)
+{
+    return reorder->count || reorder->duplicate.start != reorder->duplicate.end;
+}
+
 /* Blocks of an ACK, at most `most` (TCP_SACK_MAX or less); returns how many. A D-SACK comes first,
  * and is thereby reported; then the run that has the segment that came last, then those that grew
  * before (RFC 2018 section 4, RFC 2883 section 4). */

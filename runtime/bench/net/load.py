@@ -139,12 +139,17 @@ def main(arguments: list[str]) -> None:
     if what == "serve":
         serve()
         return
-    found = {
-        "echo": lambda host, size, seconds: echo(host, int(size), float(seconds)),
-        "in": lambda host, seconds: bulk_in(host, float(seconds)),
-        "out": lambda host, seconds: bulk_out(host, float(seconds)),
-        "first": lambda host, count: first(host, int(count)),
-    }[what](*rest)
+    match what, rest:
+        case "echo", [host, size, seconds]:
+            found = echo(host, int(size), float(seconds))
+        case "in", [host, seconds]:
+            found = bulk_in(host, float(seconds))
+        case "out", [host, seconds]:
+            found = bulk_out(host, float(seconds))
+        case "first", [host, count]:
+            found = first(host, int(count))
+        case _:
+            raise SystemExit(__doc__)
     print(json.dumps(found))
 
 

@@ -368,6 +368,7 @@ struct zh_net_socket {
     uint32_t ts_recent, ts_offset, last_ack_sent;
     uint64_t ts_recent_at;
     uint64_t challenged_at; /* when the last challenge ACK was sent */
+    uint64_t stray_at;      /* when an unacceptable segment without data was last answered */
 
     /* RTT and RTO (RFC 6298), ns */
     uint64_t srtt, rttvar, rto, rto_min;

@@ -1,6 +1,8 @@
 /* Segment arrives (RFC 9293 section 3.10.7): from the packet to the state it changes. */
 #include "tcp_conn.h"
 
+#define STRAY_INTERVAL (NET_SECOND / 10) /* as of challenge ACKs (tcp_output.c) */
+
 /* The checks of a header, before anything is looked up. False: dropped, counted. The header is
  * copied out; the packet begins with the payload afterwards. */
 static bool parse(struct zh_net *net, struct rte_mbuf *packet, const struct net_packet *info,
@@ -178,6 +180,18 @@ static void fin_received(struct zh_net_socket *s)
     tcp_notify(s);
 }
 
+/* A segment without data that is not acceptable is answered now and then only: the answer may be
+ * as unacceptable to the peer, whose answer would be answered for ever. */
+static bool may_answer(struct zh_net_socket *s, const struct tcp_segment *segment)
+{
+    if (tcp_segment_end(segment) != segment->seq)
+        return true;
+    if (s->stray_at && s->net->now - s->stray_at < STRAY_INTERVAL)
+        return false;
+    s->stray_at = s->net->now;
+    return true;
+}
+
 /* RFC 9293 section 3.10.7.4, for the states from SYN-RECEIVED on. */
 static void input_synchronized(struct zh_net_socket *s, struct tcp_segment *segment)
 {
@@ -185,8 +199,10 @@ static void input_synchronized(struct zh_net_socket *s, struct tcp_segment *segm
     const struct tcp_options *options = &segment->options;
     s->last_received = net->now;
     if (is_old(s, segment)) {
-        s->flags |= TCP_ACK_NOW;
-        tcp_want_output(s);
+        if (may_answer(s, segment)) {
+            s->flags |= TCP_ACK_NOW;
+            tcp_want_output(s);
+        }
         return;
     }
     if (!acceptable(s, segment)) {
@@ -195,7 +211,8 @@ static void input_synchronized(struct zh_net_socket *s, struct tcp_segment *segm
         if (s->state == TCPS_SYN_RECEIVED && segment->flags & TCP_SYN && segment->seq == s->irs &&
             segment->flags & TCP_ACK) /* simultaneous open: the peer's SYN-ACK */
             goto ack;
-        tcp_receive_unacceptable(s, segment);
+        if (may_answer(s, segment))
+            tcp_receive_unacceptable(s, segment);
         return;
     }
     if (segment->flags & TCP_RST) { /* second; RFC 5961 section 3.2 */

@@ -286,8 +286,10 @@ static void receive_payload(struct zh_net_socket *s, struct tcp_segment *segment
     }
     uint32_t size = last - first, memory = tcp_packet_memory(segment->packet);
     if (s->flags & TCP_SHUT_READ) { /* acknowledged and thrown away, as Linux */
-        if (first == s->rcv_nxt)
+        if (first == s->rcv_nxt) {
             s->rcv_nxt += size;
+            tcp_receive_renege(s);
+        }
         ack_at_once(s);
         return;
     }
@@ -330,7 +332,9 @@ static void receive_payload(struct zh_net_socket *s, struct tcp_segment *segment
 
 void tcp_receive(struct zh_net_socket *s, struct tcp_segment *segment)
 {
-    if (segment->size)
+    if (segment->size && s->flags & TCP_FIN_RECEIVED)
+        ack_at_once(s); /* nothing comes after the end (RFC 9293 section 3.10.7.4, seventh) */
+    else if (segment->size)
         receive_payload(s, segment);
     if (segment->flags & TCP_FIN && !(s->flags & TCP_FIN_RECEIVED)) {
         s->fin_seq = segment->seq + segment->size;
@@ -344,6 +348,7 @@ void tcp_receive(struct zh_net_socket *s, struct tcp_segment *segment)
             s->rcv_advertised = s->rcv_nxt;
         s->flags |= TCP_FIN_RECEIVED;
         s->has_fin_seq = false;
+        tcp_receive_renege(s);
         ack_at_once(s);
     }
 }

@@ -68,7 +68,9 @@ void tcp_rto_expired(struct zh_net_socket *s)
     bool probing = !s->sent.count && tcp_must_probe(s);
     if (!s->sent.count && !probing)
         return;
-    bool answered = probing && s->last_received >= s->last_progress &&
+    /* So does one that has closed it over what was sent already: retransmissions probe then. */
+    bool closed = probing || (tcp_synchronized(s) && !s->snd_wnd);
+    bool answered = closed && s->last_received >= s->last_progress &&
                     s->net->now - s->last_received < 2 * TCP_RTO_MAX && !(s->flags & TCP_DETACHED);
     if (given_up(s) && !answered) {
         s->net->stats.tcp_timed_out++;

@@ -92,9 +92,11 @@ class Veth:
             _run(*self.inside(side, "sysctl", "-qw", quiet))
             off = [word for name in _OFFLOADS for word in (name, "off")]
             _run(*self.inside(side, "ethtool", "-K", interface, *off))
-            # One core receives, or veth reorders.
+            # One core receives, or veth reorders: the client's for the kernel; a stack takes
+            # packets where they come.
+            cores = 0 if side == 1 and self._bare else 1
             path = f"/sys/class/net/{interface}/queues/rx-0/rps_cpus"
-            _run(*self.inside(side, "sh", "-c", f"echo 1 > {path}"))
+            _run(*self.inside(side, "sh", "-c", f"echo {cores} > {path}"))
             for link in (interface, "lo"):
                 _run(*self.inside(side, "ip", "link", "set", link, "up"))
 

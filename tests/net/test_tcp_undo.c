@@ -171,6 +171,23 @@ static void frto_real(void)
     script_abort(s);
 }
 
+/* The first ACK proves nothing, though it covers what was sent once (step 2): that may have arrived
+ * before the timeout, its ACKs having been lost. */
+static void frto_first_ack(void)
+{
+    struct zh_net_socket *s = script_open_with(65535, "mss 1000,sackOK");
+    script_send(s, 20000);
+    sent(1, 10001, ".", "");
+    SCRIPT("+0.2 > . 10001:11001(1000) ack 1", "+0.3 > . 1:1001(1000) ack 1",
+           "+0.1 < . 1:1(0) ack 3001 win 65535", "+0 > . 11001:12001(1000) ack 1",
+           "+0 > . 12001:13001(1000) ack 1",
+           "+0.1 < . 1:1(0) ack 3001 win 65535 <sack 11001:13001>", "+0 > . 3001:4001(1000) ack 1",
+           "+0 > . 4001:5001(1000) ack 1");
+    CHECK_EQ(script_net->stats.tcp_undo, 0);
+    CHECK_EQ(s->ssthresh, 5000);
+    script_abort(s);
+}
+
 /* Within fast recovery a timeout is no mistake because something else arrives. */
 static void frto_not_in_recovery(void)
 {
@@ -197,6 +214,7 @@ int main(void)
     RUN(dsack_of_some);
     RUN(frto_spurious);
     RUN(frto_real);
+    RUN(frto_first_ack);
     RUN(frto_not_in_recovery);
     return 0;
 }

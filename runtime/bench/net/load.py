@@ -3,7 +3,7 @@
     python -m zerohop.bench.net.load serve
     python -m zerohop.bench.net.load echo HOST SIZE SECONDS
     python -m zerohop.bench.net.load in|out HOST SECONDS
-    python -m zerohop.bench.net.load first HOST COUNT
+    python -m zerohop.bench.net.load first HOST COUNT IDLE_MS
 
 A client prints one line of JSON; the server says "ready", and ends with its standard input.
 """
@@ -82,12 +82,12 @@ def bulk_out(host: str, seconds: float) -> dict[str, object]:
     return {"gbit": count * 8 / (now - start) / 1e9}
 
 
-def first(host: str, count: int) -> dict[str, object]:
-    """The first round trip after 100 ms of quiet: p50 in us."""
+def first(host: str, count: int, idle_ms: float) -> dict[str, object]:
+    """The first round trip after a quiet time: p50 in us."""
     times = []
     with _connect(host, ECHO) as peer:
         for _ in range(count):
-            time.sleep(0.1)
+            time.sleep(idle_ms / 1e3)
             start = time.perf_counter_ns()
             peer.sendall(b"x" * 64)
             peer.recv(64)
@@ -146,8 +146,8 @@ def main(arguments: list[str]) -> None:
             found = bulk_in(host, float(seconds))
         case "out", [host, seconds]:
             found = bulk_out(host, float(seconds))
-        case "first", [host, count]:
-            found = first(host, int(count))
+        case "first", [host, count, idle_ms]:
+            found = first(host, int(count), float(idle_ms))
         case _:
             raise SystemExit(__doc__)
     print(json.dumps(found))

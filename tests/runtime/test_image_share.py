@@ -275,6 +275,7 @@ message Several { bytes one = 1; bytes two = 2; bytes three = 3; }
 
 MANY = """
 syntax = "proto3";
+package very_many;
 message Many { repeated bytes blobs = 1; bytes payload = 2; }
 service Line { rpc On(Many) returns (Many); }
 """
@@ -282,7 +283,7 @@ service Line { rpc On(Many) returns (Many); }
 # Keeps what it gets, and sends it back: as blobs of its own order, and as views of parts of them.
 KEEPS_MANY = """
 sys.path.insert(0, DIRECTORY)
-import many_zerohop as many
+import very_many_zerohop as many
 
 class Line(many.LineServicer):
     def On(self, request, context):
@@ -303,8 +304,8 @@ server.start()
 @pytest.fixture
 def many(own, launch, home, tmp_path_factory):
     directory = tmp_path_factory.mktemp("many")
-    sys.modules.pop("many_zerohop", None)
-    module = load(directory, "many", MANY)
+    sys.modules.pop("very_many_zerohop", None)
+    module = load(directory, "very_many", MANY)
     service = launch(f"DIRECTORY = {str(directory)!r}\n{KEEPS_MANY}", **GENERATED)
     return module, service, home.channel(f"shm:{directory}/many")
 

@@ -10,30 +10,26 @@ enum {
     SOURCE_RECORD = 1 << 20,
 };
 
-/* What an echo has taken and is sending back: the packets' memory is lent until it is acknowledged.
- */
-struct echo_loan {
-    struct zh_stream_segment segment;
-};
-
+/* The packet that was sent back is acknowledged. */
 static void echo_done(void *opaque)
 {
-    struct echo_loan *loan = opaque;
-    zh_stream_release(&loan->segment);
-    free(loan);
+    struct zh_stream_segment *lent = opaque;
+    zh_stream_release(lent);
+    free(lent);
 }
 
-/* Send one segment back. False: the connection has failed, and the segment is released. */
+/* Send one segment back, its memory lent until it is acknowledged. False: the connection has
+ * failed, and the segment is released. */
 static bool echo_segment(struct zh_net_socket *socket, struct zh_stream_segment *segment)
 {
-    struct echo_loan *loan = malloc(sizeof *loan);
-    if (loan) {
-        loan->segment = *segment;
+    struct zh_stream_segment *lent = malloc(sizeof *lent);
+    if (lent) {
+        *lent = *segment;
         struct iovec piece = {(void *)(uintptr_t)segment->data, segment->size};
-        struct zh_stream_record record = {&piece, 1, echo_done, loan};
+        struct zh_stream_record record = {&piece, 1, echo_done, lent};
         if (zh_net_send_records(socket, &record, 1) == 1)
             return true;
-        free(loan);
+        free(lent);
     }
     zh_stream_release(segment);
     return false;

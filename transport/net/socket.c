@@ -72,6 +72,16 @@ int zh_net_socket(struct zh_net *net, int domain, struct zh_net_socket **socket)
     return 0;
 }
 
+/* Does another socket listen on just this address and port? */
+static bool is_listened_on(const struct zh_net *net, const struct net_addr *addr, uint16_t port)
+{
+    struct zh_net_socket *other;
+    TAILQ_FOREACH(other, &net->tcp->listeners, accept_link)
+    if (other->entry.flow.local_port == port && net_addr_equal(&other->entry.flow.local, addr))
+        return true;
+    return false;
+}
+
 int zh_net_bind(struct zh_net_socket *s, const struct sockaddr *address, socklen_t length)
 {
     struct net_addr addr;
@@ -83,10 +93,7 @@ int zh_net_bind(struct zh_net_socket *s, const struct sockaddr *address, socklen
         return -EINVAL;
     if (!is_any(&addr) && !net_is_own(s->net, &addr))
         return -EADDRNOTAVAIL;
-    struct zh_net_socket *other;
-    TAILQ_FOREACH(other, &s->net->tcp->listeners, accept_link)
-    if (port && other->entry.flow.local_port == port &&
-        net_addr_equal(&other->entry.flow.local, &addr))
+    if (port && is_listened_on(s->net, &addr, port))
         return -EADDRINUSE;
     s->entry.flow.local = addr;
     s->entry.flow.local_port = port;
@@ -102,15 +109,9 @@ int zh_net_listen(struct zh_net_socket *s, int backlog)
     }
     if (s->state != TCPS_CLOSED || s->error)
         return -EINVAL;
-    if (tcp_table_listener(s->net, &s->entry.flow.local, s->entry.flow.local_port) &&
-        s->entry.flow.local_port) {
-        struct zh_net_socket *other;
-        TAILQ_FOREACH(other, &s->net->tcp->listeners, accept_link)
-        if (other->entry.flow.local_port == s->entry.flow.local_port &&
-            net_addr_equal(&other->entry.flow.local, &s->entry.flow.local))
-            return -EADDRINUSE;
-    }
-    if (!s->entry.flow.local_port && !tcp_table_choose_port(s->net, &s->entry.flow))
+    uint16_t port = s->entry.flow.local_port;
+    if (port ? is_listened_on(s->net, &s->entry.flow.local, port)
+             : !tcp_table_choose_port(s->net, &s->entry.flow))
         return -EADDRINUSE;
     struct tcp_listener *listener = calloc(1, sizeof *listener);
     if (!listener)

@@ -295,9 +295,7 @@ enum { /* zh_net_socket.flags */
        TCP_QUEUED_OUT = 1 << 17,
        TCP_QUEUED_READY = 1 << 18,
        TCP_IN_TABLE = 1 << 19,
-       TCP_DATACENTER = 1 << 20,
        TCP_NO_WINDOW = 1 << 21,    /* the last window that we sent was too small for a segment */
-       TCP_ACCEPTED = 1 << 22,     /* came from a listener */
        TCP_ERROR_GIVEN = 1 << 24,  /* by SO_ERROR */
        TCP_MORE = 1 << 26,         /* MSG_MORE: as TCP_CORKED, until the next send without */
        TCP_STARVED = 1 << 25,      /* TCP_NO_WINDOW, and in the list of those */

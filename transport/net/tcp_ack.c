@@ -4,12 +4,12 @@
 
 uint32_t tcp_in_flight(const struct zh_net_socket *s)
 {
-    uint32_t out = s->snd_nxt - s->snd_una;
-    /* RFC 6675's pipe; a peer without SACK tells by duplicate ACKs how many segments have left the
-     * network (as RFC 5681 section 3.2 step 4 inflates the window). */
-    uint32_t gone = s->sent.bytes_sacked + s->sent.bytes_lost;
-    if (!(s->flags & TCP_HAS_SACK))
-        gone += (uint32_t)s->dupacks * s->mss;
+    uint32_t out = tcp_sent_in_flight(&s->sent, s->snd_una, s->snd_nxt);
+    if (s->flags & TCP_HAS_SACK)
+        return out;
+    /* A peer without SACK tells by duplicate ACKs how many segments have left the network (as RFC
+     * 5681 section 3.2 step 4 inflates the window). */
+    uint32_t gone = (uint32_t)s->dupacks * s->mss;
     return gone < out ? out - gone : 0;
 }
 

@@ -62,7 +62,7 @@ void tcp_update_mss(struct zh_net_socket *s);
 /* The MSS to announce to a peer: what our link takes, at most `user` (TCP_MAXSEG; 0: not set). */
 uint16_t tcp_own_mss(const struct zh_net *net, const struct tcp_flow *flow, uint16_t user);
 /* The window of our SYN: it is not scaled (RFC 7323 section 2.2). */
-uint32_t tcp_syn_window(const struct zh_net_socket *s);
+uint16_t tcp_syn_window(const struct zh_net_socket *s);
 /* The least window scale with which the whole budget can be announced (RFC 7323 section 2.3). */
 uint8_t tcp_window_shift(uint32_t budget);
 /* State of a connection on which SYNs have been exchanged (RFC 9293 section 3.10.7.3). */
@@ -303,7 +303,6 @@ void tcp_recovery_probe(struct zh_net_socket *s);
 /* Timers. */
 void tcp_recovery_reorder_expired(struct zh_net_socket *s);
 void tcp_recovery_probe_expired(struct zh_net_socket *s);
-void tcp_recovery_leave(struct zh_net_socket *s);
 /* A timeout: all that is under way is lost (RFC 5681 section 3.1, RFC 6675 section 5.1). */
 void tcp_recovery_timeout(struct zh_net_socket *s);
 

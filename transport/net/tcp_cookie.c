@@ -90,7 +90,7 @@ void tcp_cookie_send(struct zh_net_socket *listener, const struct tcp_segment *s
     listener->listener->cookie_sent_at = net->now;
     net->stats.cookies_sent++;
     tcp_send_bare(net, flow, iss, segment->seq + 1, TCP_SYN | TCP_ACK | (ecn ? TCP_ECE : 0),
-                  (uint16_t)tcp_syn_window(listener), &options);
+                  tcp_syn_window(listener), &options);
 }
 
 /* In steps; of what is not a cookie any number. */

@@ -3,13 +3,6 @@
 
 #include "tcp_conn.h"
 
-/* The window of a SYN-ACK is not scaled (RFC 7323 section 2.2). */
-static uint16_t syn_window(const struct zh_net_socket *listener)
-{
-    uint32_t window = (uint32_t)((uint64_t)listener->rcv_budget * listener->rcv_ratio / 256);
-    return window > UINT16_MAX ? UINT16_MAX : (uint16_t)window;
-}
-
 static bool send_syn_ack(struct zh_net *net, struct tcp_request *request)
 {
     const struct zh_net_socket *listener = request->listener;
@@ -25,8 +18,8 @@ static bool send_syn_ack(struct zh_net *net, struct tcp_request *request)
     };
     request->sent_at = net->now;
     return tcp_send_bare(net, &request->entry.flow, request->iss, request->irs + 1,
-                         TCP_SYN | TCP_ACK | (request->has_ecn ? TCP_ECE : 0), syn_window(listener),
-                         &options);
+                         TCP_SYN | TCP_ACK | (request->has_ecn ? TCP_ECE : 0),
+                         tcp_syn_window(listener), &options);
 }
 
 static void request_expire(struct zh_net *net, struct net_timer *timer)
@@ -112,7 +105,7 @@ static struct zh_net_socket *promote(struct zh_net *net, struct tcp_request *req
         return NULL;
     s->entry.flow = request->entry.flow;
     s->flags |=
-        TCP_BOUND | TCP_ACCEPTED | TCP_IN_TABLE |
+        TCP_BOUND | TCP_IN_TABLE |
         (listener->flags & (TCP_NO_DELAY | TCP_CORKED | TCP_KEEPALIVE_ON | TCP_LINGER_RESET)) |
         (request->has_scale ? TCP_HAS_SCALE : 0) | (request->has_sack ? TCP_HAS_SACK : 0) |
         (request->has_timestamps ? TCP_HAS_TIMESTAMPS : 0);
@@ -132,7 +125,7 @@ static struct zh_net_socket *promote(struct zh_net *net, struct tcp_request *req
     s->rcv_nxt = request->irs + 1;
     s->snd_shift = request->has_scale ? request->window_shift : 0;
     s->rcv_shift = request->has_scale ? tcp_window_shift(listener->rcv_budget) : 0;
-    s->rcv_advertised = s->rcv_nxt + syn_window(listener);
+    s->rcv_advertised = s->rcv_nxt + tcp_syn_window(listener);
     s->last_ack_sent = s->rcv_nxt;
     s->ts_recent = request->ts_recent;
     s->ts_recent_at = net->now;
@@ -193,12 +186,12 @@ struct zh_net_socket *tcp_listen_input(struct zh_net_socket *listener, struct tc
 bool tcp_request_input(struct zh_net *net, struct tcp_request *request, struct tcp_segment *segment,
                        struct zh_net_socket **socket)
 {
-    uint32_t irs = request->irs, end = irs + 1 + syn_window(request->listener);
+    uint32_t irs = request->irs, end = irs + 1 + tcp_syn_window(request->listener);
     if (request->has_timestamps && segment->options.has_timestamps &&
         !(segment->flags & (TCP_RST | TCP_SYN)) &&
         seq_lt(segment->options.tsval, request->ts_recent)) { /* PAWS, RFC 7323 section 5.3 */
         tcp_send_bare(net, &request->entry.flow, request->iss + 1, irs + 1, TCP_ACK,
-                      syn_window(request->listener), NULL);
+                      tcp_syn_window(request->listener), NULL);
         return false;
     }
     if (segment->flags & TCP_SYN) {
@@ -209,7 +202,7 @@ bool tcp_request_input(struct zh_net *net, struct tcp_request *request, struct t
     if (!seq_between(segment->seq, irs + 1, end)) { /* RFC 9293 section 3.10.7.4, first */
         if (!(segment->flags & TCP_RST))
             tcp_send_bare(net, &request->entry.flow, request->iss + 1, irs + 1, TCP_ACK,
-                          syn_window(request->listener), NULL);
+                          tcp_syn_window(request->listener), NULL);
         return false;
     }
     if (segment->flags & TCP_RST) {

@@ -174,7 +174,7 @@ bool tcp_send_syn(struct zh_net_socket *s)
     };
     return tcp_send_bare(s->net, &s->entry.flow, s->iss, passive ? s->rcv_nxt : 0,
                          (passive ? TCP_SYN | TCP_ACK : TCP_SYN) | tcp_ecn_syn_flags(s),
-                         (uint16_t)tcp_syn_window(s), &options);
+                         tcp_syn_window(s), &options);
 }
 
 /* The segment [offset, offset + size) of the stream, at `seq`. */

@@ -25,7 +25,7 @@ static void enter(struct zh_net_socket *s)
     s->flags &= ~TCP_AFTER_RTO;
 }
 
-void tcp_recovery_leave(struct zh_net_socket *s)
+static void leave(struct zh_net_socket *s)
 {
     /* RFC 6937 section 3: at the end cwnd is ssthresh. Where much less is in flight, the peer's
      * window having been full of what waited for a retransmission, that would be a burst (RFC 6582
@@ -140,7 +140,7 @@ void tcp_recovery_ack(struct zh_net_socket *s, const struct tcp_segment *segment
     }
     if (s->flags & TCP_IN_RECOVERY && ack->acked && seq_geq(s->snd_una, s->recover)) {
         left = !(s->flags & TCP_AFTER_RTO);
-        tcp_recovery_leave(s);
+        leave(s);
         if (lost_since(s))
             enter(s);
     }
@@ -194,12 +194,6 @@ void tcp_recovery_reorder_expired(struct zh_net_socket *s)
     }
 }
 
-/* How many segments are in flight, as far as one is told from more. */
-static uint32_t segments_in_flight(const struct zh_net_socket *s)
-{
-    return s->sent.count;
-}
-
 void tcp_recovery_probe(struct zh_net_socket *s)
 {
     struct zh_net *net = s->net;
@@ -209,8 +203,8 @@ void tcp_recovery_probe(struct zh_net_socket *s)
         tcp_deadline_stop(s, TCP_DEADLINE_PROBE);
         return;
     }
-    uint64_t pto = tcp_tlp_timeout(s->srtt, segments_in_flight(s),
-                                   PEER_ACK_DELAY_MS * (uint64_t)NET_MS, rto_at - net->now);
+    uint64_t pto = tcp_tlp_timeout(s->srtt, s->sent.count, PEER_ACK_DELAY_MS * (uint64_t)NET_MS,
+                                   rto_at - net->now);
     tcp_deadline_set(s, TCP_DEADLINE_PROBE, net->now + pto);
 }
 

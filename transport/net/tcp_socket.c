@@ -135,10 +135,10 @@ uint8_t tcp_window_shift(uint32_t budget)
     return shift;
 }
 
-uint32_t tcp_syn_window(const struct zh_net_socket *s)
+uint16_t tcp_syn_window(const struct zh_net_socket *s)
 {
-    uint32_t window = (uint32_t)((uint64_t)s->rcv_budget * s->rcv_ratio / 256);
-    return window < UINT16_MAX ? window : UINT16_MAX;
+    uint64_t window = (uint64_t)s->rcv_budget * s->rcv_ratio / 256;
+    return window < UINT16_MAX ? (uint16_t)window : UINT16_MAX;
 }
 
 int tcp_socket_route(struct zh_net_socket *s)
@@ -148,8 +148,6 @@ int tcp_socket_route(struct zh_net_socket *s)
         return -EHOSTUNREACH;
     if (hop.datacenter && s->rto_min > DATACENTER_RTO_MS * (uint64_t)NET_MS)
         s->rto_min = DATACENTER_RTO_MS * (uint64_t)NET_MS;
-    if (hop.datacenter)
-        s->flags |= TCP_DATACENTER;
     return 0;
 }
 

@@ -238,7 +238,8 @@ def fetch(client: list[str], served: Path, folder: Path) -> None:
 def demo() -> None:
     check()
     cpus = sorted(os.sched_getaffinity(0))
-    server_cpu, client_cpu = (cpus[0], cpus[1]) if len(cpus) > 1 else (None, None)
+    # CPU 0 is where packets are steered to (rps_cpus), the client's among them.
+    client_cpu, server_cpu = (cpus[0], cpus[1]) if len(cpus) > 1 else (None, None)
     with (
         tempfile.TemporaryDirectory() as work,
         tempfile.TemporaryDirectory() as root,
